@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host-testable half of `kvm.ko`.
+//!
+//! The module's own root is `kvm_main.rs`; both roots name the same files, so
+//! what passes here is what runs in the kernel.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod pc;
+
+#[path = "../uapi/src/abi.rs"]
+pub mod uapi;

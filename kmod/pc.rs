@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a PC is: processor behaviour and chipset, as pure code.
+//!
+//! Nothing below this module knows the kernel, allocates, or contains
+//! `unsafe`. Everything here is compiled twice: into `kvm.ko` and into the
+//! `ironvm-pc` crate for tests, Miri and fuzzers.
+
+#![forbid(unsafe_code)]
+
+pub mod addr;
