@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What Linux gives: every use of the kernel's C interface, behind safe types.
+//!
+//! No other part of the module names `bindings` or calls a shim.
+
+mod bindings;
+
+pub mod cpu;
