@@ -10,3 +10,4 @@
 
 pub mod addr;
 pub mod regs;
+pub mod walk;
