@@ -7,3 +7,6 @@
 mod bindings;
 
 pub mod cpu;
+pub mod file;
+pub mod page;
+pub mod user;

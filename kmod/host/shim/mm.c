@@ -1,3 +1,275 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Memory of the host and of the processes that run guests. */
-#include "mm.h"
+/* Guest memory: nested table pages, pages of the process, copies, locks. */
+
+#include <linux/gfp.h>
+#include <linux/irqflags.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/spinlock.h>
+#include <linux/uaccess.h>
+#include <linux/vmstat.h>
+
+#include "shim.h"
+
+/* Charged to the task's memory cgroup, and counted as SecPageTables. */
+void *iv_table_alloc(void)
+{
+	void *table = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+
+	if (table)
+		mod_lruvec_page_state(virt_to_page(table),
+				      NR_SECONDARY_PAGETABLE, 1);
+	return table;
+}
+
+void iv_table_free(void *table)
+{
+	mod_lruvec_page_state(virt_to_page(table), NR_SECONDARY_PAGETABLE, -1);
+	free_page((unsigned long)table);
+}
+
+/* A link for lists of tables whose contents must stay as they are. */
+void *iv_table_next(const void *table)
+{
+	return (void *)page_private(virt_to_page(table));
+}
+
+void iv_table_set_next(void *table, void *next)
+{
+	set_page_private(virt_to_page(table), (unsigned long)next);
+}
+
+void iv_rwlock_init(rwlock_t *lock, const char *name,
+		    struct lock_class_key *key)
+{
+#ifdef CONFIG_DEBUG_SPINLOCK
+	__rwlock_init(lock, name, key);
+#else
+	rwlock_init(lock);
+#endif
+}
+
+void iv_read_lock(rwlock_t *lock)
+{
+	read_lock(lock);
+}
+
+void iv_read_unlock(rwlock_t *lock)
+{
+	read_unlock(lock);
+}
+
+void iv_write_lock(rwlock_t *lock)
+{
+	write_lock(lock);
+}
+
+void iv_write_unlock(rwlock_t *lock)
+{
+	write_unlock(lock);
+}
+
+/* Whether the holder should let go for a moment. */
+bool iv_lock_wanted(rwlock_t *lock)
+{
+	return need_resched() || rwlock_is_contended(lock);
+}
+
+void iv_mm_cond_resched(void)
+{
+	cond_resched();
+}
+
+/* Without sleeping; only what the process has mapped already. */
+bool iv_gup_fast(unsigned long hva, bool write, struct page **page)
+{
+	return get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, page);
+}
+
+/* Faults the page in. 1, or -EFAULT, -EHWPOISON, -EINTR, -EAGAIN. */
+int iv_gup_slow(unsigned long hva, bool write, struct page **page)
+{
+	unsigned int flags = FOLL_HWPOISON | FOLL_INTERRUPTIBLE;
+
+	if (write)
+		flags |= FOLL_WRITE;
+	return get_user_pages_unlocked(hva, 1, page, flags);
+}
+
+u64 iv_page_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+void iv_page_put(struct page *page)
+{
+	put_page(page);
+}
+
+/*
+ * For a page that a guest may write from now on. The process's own page table
+ * maps it writable at this moment (the caller holds the lock that its
+ * invalidation takes), so the filesystem knows of the writer already; what may
+ * be missing is the flag, for a table entry that is writable but clean.
+ */
+void iv_page_dirty(struct page *page)
+{
+	if (!PageReserved(page) && !PageDirty(page))
+		SetPageDirty(page);
+}
+
+/*
+ * Log2 of the bytes that one entry of the process's page table maps at hva: 12,
+ * 21 or 30; 0 when nothing is mapped. Interrupts off keep the tables from being
+ * freed under the walk.
+ */
+unsigned int iv_host_mapping_shift(unsigned long hva)
+{
+	unsigned int shift = 0;
+	unsigned long flags;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);
+	pgd = READ_ONCE(*pgd_offset(current->mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		shift = PUD_SHIFT;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (pmd_none(pmd) || !pmd_present(pmd))
+		goto out;
+	shift = pmd_leaf(pmd) ? PMD_SHIFT : PAGE_SHIFT;
+out:
+	local_irq_restore(flags);
+	return shift;
+}
+
+/* The signal that a touch of this poisoned page would have raised. */
+void iv_send_hwpoison(unsigned long hva)
+{
+	send_sig_mceerr(BUS_MCEERR_AR, (void __user *)hva, PAGE_SHIFT, current);
+}
+
+struct mm_struct *iv_current_mm(void)
+{
+	return current->mm;
+}
+
+bool iv_user_range_ok(unsigned long hva, unsigned long size)
+{
+	return untagged_addr(hva) == hva &&
+	       access_ok((void __user *)hva, size);
+}
+
+/* The number of bytes not copied, as copy_from_user(). May sleep. */
+unsigned long iv_user_read(void *to, unsigned long hva, unsigned long n)
+{
+	return copy_from_user(to, (const void __user *)hva, n);
+}
+
+unsigned long iv_user_write(unsigned long hva, const void *from,
+			    unsigned long n)
+{
+	return copy_to_user((void __user *)hva, from, n);
+}
+
+/* Neither sleep nor fault anything in; for any context with this mm. */
+unsigned long iv_user_read_nofault(void *to, unsigned long hva,
+				   unsigned long n)
+{
+	unsigned long left = n;
+
+	pagefault_disable();
+	if (access_ok((const void __user *)hva, n))
+		left = __copy_from_user_inatomic(to,
+						 (const void __user *)hva, n);
+	pagefault_enable();
+	return left;
+}
+
+unsigned long iv_user_write_nofault(unsigned long hva, const void *from,
+				    unsigned long n)
+{
+	unsigned long left = n;
+
+	pagefault_disable();
+	if (access_ok((void __user *)hva, n))
+		left = __copy_to_user_inatomic((void __user *)hva, from, n);
+	pagefault_enable();
+	return left;
+}
+
+/*
+ * One aligned load each: page walks read guest tables with these, with
+ * interrupts off. The range was checked when its slot was made.
+ */
+#define DEFINE_GET_NOFAULT(type)					\
+bool iv_user_get_##type##_nofault(unsigned long hva, type *value)	\
+{									\
+	type got;							\
+									\
+	pagefault_disable();						\
+	if (!user_read_access_begin((const void __user *)hva,		\
+				    sizeof(got)))			\
+		goto refused;						\
+	unsafe_get_user(got, (type __user *)hva, fault);		\
+	user_read_access_end();						\
+	pagefault_enable();						\
+	*value = got;							\
+	return true;							\
+fault:									\
+	user_read_access_end();						\
+refused:								\
+	pagefault_enable();						\
+	return false;							\
+}
+DEFINE_GET_NOFAULT(u32)
+DEFINE_GET_NOFAULT(u64)
+
+#define CMPXCHG_CASE(type)						\
+	case sizeof(type): {						\
+		type seen = *old;					\
+									\
+		done = unsafe_try_cmpxchg_user((type __user *)hva,	\
+					       &seen, (type)new, fault);\
+		*old = seen;						\
+		break;							\
+	}
+
+/*
+ * Locked compare and exchange of 1, 2, 4 or 8 aligned bytes. 0: exchanged; 1:
+ * not, *old is what was there; -EFAULT. Faults the page in: may sleep.
+ */
+int iv_user_cmpxchg(unsigned long hva, unsigned int size, u64 *old, u64 new)
+{
+	bool done = false;
+
+	if (!user_access_begin((void __user *)hva, size))
+		return -EFAULT;
+	switch (size) {
+	CMPXCHG_CASE(u8)
+	CMPXCHG_CASE(u16)
+	CMPXCHG_CASE(u32)
+	CMPXCHG_CASE(u64)
+	default:
+		goto fault;
+	}
+	user_access_end();
+	return !done;
+fault:
+	user_access_end();
+	return -EFAULT;
+}

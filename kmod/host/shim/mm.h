@@ -1,5 +1,49 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/* Guest memory: nested table pages, pages of the process, copies, locks. */
 #ifndef IRONVM_SHIM_MM_H
 #define IRONVM_SHIM_MM_H
+
+#include <linux/mm_types.h>
+#include <linux/spinlock_types.h>
+#include <linux/types.h>
+
+/* Table pages: addresses in the kernel's map of all memory. */
+void *iv_table_alloc(void);
+void iv_table_free(void *table);
+void *iv_table_next(const void *table);
+void iv_table_set_next(void *table, void *next);
+
+/* Reader-writer spinlock. */
+void iv_rwlock_init(rwlock_t *lock, const char *name,
+		    struct lock_class_key *key);
+void iv_read_lock(rwlock_t *lock);
+void iv_read_unlock(rwlock_t *lock);
+void iv_write_lock(rwlock_t *lock);
+void iv_write_unlock(rwlock_t *lock);
+bool iv_lock_wanted(rwlock_t *lock);
+void iv_mm_cond_resched(void);
+
+/* Pages of the calling process. */
+bool iv_gup_fast(unsigned long hva, bool write, struct page **page);
+int iv_gup_slow(unsigned long hva, bool write, struct page **page);
+u64 iv_page_phys(struct page *page);
+void iv_page_put(struct page *page);
+void iv_page_dirty(struct page *page);
+unsigned int iv_host_mapping_shift(unsigned long hva);
+void iv_send_hwpoison(unsigned long hva);
+struct mm_struct *iv_current_mm(void);
+
+/* The calling process's memory, by address. */
+bool iv_user_range_ok(unsigned long hva, unsigned long size);
+unsigned long iv_user_read(void *to, unsigned long hva, unsigned long n);
+unsigned long iv_user_write(unsigned long hva, const void *from,
+			    unsigned long n);
+unsigned long iv_user_read_nofault(void *to, unsigned long hva,
+				   unsigned long n);
+unsigned long iv_user_write_nofault(unsigned long hva, const void *from,
+				    unsigned long n);
+bool iv_user_get_u32_nofault(unsigned long hva, u32 *value);
+bool iv_user_get_u64_nofault(unsigned long hva, u64 *value);
+int iv_user_cmpxchg(unsigned long hva, unsigned int size, u64 *old, u64 new);
 
 #endif

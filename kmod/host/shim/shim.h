@@ -8,11 +8,19 @@
 #ifndef IRONVM_SHIM_H
 #define IRONVM_SHIM_H
 
+#include <linux/fs.h>
 #include <linux/types.h>
 
 #include "mm.h"
 
 /* cpu.c */
 unsigned int iv_tsc_khz(void);
+
+/* file.c */
+struct file *iv_anon_inode_getfile(const char *name,
+				   const struct file_operations *fops,
+				   void *priv, int flags);
+struct page *iv_get_page(const void *address);
+unsigned long iv_clear_user(void __user *to, unsigned long n);
 
 #endif
