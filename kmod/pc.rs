@@ -10,4 +10,5 @@
 
 pub mod addr;
 pub mod regs;
+pub mod slots;
 pub mod walk;
