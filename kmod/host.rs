@@ -9,4 +9,5 @@ mod bindings;
 pub mod cpu;
 pub mod file;
 pub mod page;
+pub mod task;
 pub mod user;

@@ -198,7 +198,7 @@ impl PreparedFd {
         // owns `private` from here on unless this fails.
         let file = from_err_ptr(unsafe {
             bindings::iv_anon_inode_getfile(
-                name.as_ptr().cast(),
+                name.as_char_ptr(),
                 &Operations::<T>::FILE.0,
                 private.cast(),
                 bindings::O_RDWR as c_int,

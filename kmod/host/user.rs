@@ -77,9 +77,8 @@ impl UserPtr {
     /// `EFAULT`; part of `bytes` may have been overwritten.
     pub fn read_bytes(self, bytes: &mut [u8]) -> Result {
         // SAFETY: The destination is `bytes`; the source is checked by the callee.
-        let left = unsafe {
-            bindings::copy_from_user(bytes.as_mut_ptr().cast(), self.raw(), bytes.len())
-        };
+        let left =
+            unsafe { bindings::copy_from_user(bytes.as_mut_ptr().cast(), self.raw(), bytes.len()) };
         copied(left)
     }
 
@@ -90,9 +89,8 @@ impl UserPtr {
     /// `EFAULT`; a part may have been stored.
     pub fn write_bytes(self, bytes: &[u8]) -> Result {
         // SAFETY: The source is `bytes`; the destination is checked by the callee.
-        let left = unsafe {
-            bindings::copy_to_user(self.raw_mut(), bytes.as_ptr().cast(), bytes.len())
-        };
+        let left =
+            unsafe { bindings::copy_to_user(self.raw_mut(), bytes.as_ptr().cast(), bytes.len()) };
         copied(left)
     }
 
@@ -119,9 +117,7 @@ impl UserPtr {
     pub fn read_slice<T: Pod>(self, values: &mut [T]) -> Result {
         let len = size_of_val(values);
         // SAFETY: The destination is `values`, whose elements may hold any bytes.
-        let left = unsafe {
-            bindings::copy_from_user(values.as_mut_ptr().cast(), self.raw(), len)
-        };
+        let left = unsafe { bindings::copy_from_user(values.as_mut_ptr().cast(), self.raw(), len) };
         copied(left)
     }
 
@@ -133,9 +129,7 @@ impl UserPtr {
     pub fn write_slice<T: Pod>(self, values: &[T]) -> Result {
         let len = size_of_val(values);
         // SAFETY: The source is `values`, which has no uninitialised bytes.
-        let left = unsafe {
-            bindings::copy_to_user(self.raw_mut(), values.as_ptr().cast(), len)
-        };
+        let left = unsafe { bindings::copy_to_user(self.raw_mut(), values.as_ptr().cast(), len) };
         copied(left)
     }
 

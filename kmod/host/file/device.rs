@@ -65,7 +65,7 @@ unsafe impl Sync for Device {}
 pub fn register_device<D: DeviceFile>() -> Result<Device> {
     let device = bindings::miscdevice {
         minor: bindings::KVM_MINOR as i32,
-        name: c"kvm".as_ptr().cast(),
+        name: c"kvm".as_char_ptr(),
         fops: &Operations::<D>::FILE.0,
         ..pin_init::zeroed()
     };

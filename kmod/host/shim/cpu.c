@@ -1,10 +1,94 @@
 // SPDX-License-Identifier: GPL-2.0
-/* This CPU and the others. */
+/* This CPU and the others; hardware virtualization on all of them. */
+#include <linux/kernel.h>
+#include <linux/smp.h>
+#include <linux/syscore_ops.h>
+#include <trace/events/ipi.h>
+#include <asm/msr.h>
+#include <asm/mmu_context.h>
+#include <asm/tlbflush.h>
 #include <asm/tsc.h>
+#include <asm/virt.h>
 
 #include "shim.h"
 
-unsigned int iv_tsc_khz(void)
+bool iv_tsc_stable(void)
 {
-	return tsc_khz;
+	return !check_tsc_unstable();
+}
+
+unsigned long iv_read_cr3(void)
+{
+	return __get_current_cr3_fast();
+}
+
+unsigned long iv_read_cr4(void)
+{
+	return cr4_read_shadow();
+}
+
+int iv_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+int iv_wrmsr_safe(u32 msr, u64 value)
+{
+	return wrmsrq_safe(msr, value);
+}
+
+void iv_send_reschedule(int cpu)
+{
+	smp_send_reschedule(cpu);
+}
+
+int iv_virt_get_ref(int feature)
+{
+	return x86_virt_get_ref(feature);
+}
+
+void iv_virt_put_ref(int feature)
+{
+	x86_virt_put_ref(feature);
+}
+
+bool iv_virt_rebooting(void)
+{
+	return virt_rebooting;
+}
+
+void iv_virt_register_emergency(void (*callback)(void))
+{
+	x86_virt_register_emergency_callback(callback);
+}
+
+void iv_virt_unregister_emergency(void (*callback)(void))
+{
+	x86_virt_unregister_emergency_callback(callback);
+}
+
+bool iv_system_going_down(void)
+{
+	return system_state == SYSTEM_HALT || system_state == SYSTEM_POWER_OFF ||
+	       system_state == SYSTEM_RESTART;
+}
+
+static struct syscore_ops iv_syscore_ops;
+
+static struct syscore iv_syscore = {
+	.ops = &iv_syscore_ops,
+};
+
+void iv_syscore_register(int (*suspend)(void *), void (*resume)(void *),
+			 void (*shutdown)(void *))
+{
+	iv_syscore_ops.suspend = suspend;
+	iv_syscore_ops.resume = resume;
+	iv_syscore_ops.shutdown = shutdown;
+	register_syscore(&iv_syscore);
+}
+
+void iv_syscore_unregister(void)
+{
+	unregister_syscore(&iv_syscore);
 }

@@ -9,12 +9,27 @@
 #define IRONVM_SHIM_H
 
 #include <linux/fs.h>
+#include <linux/rcuwait.h>
 #include <linux/types.h>
 
 #include "mm.h"
 
 /* cpu.c */
-unsigned int iv_tsc_khz(void);
+bool iv_tsc_stable(void);
+unsigned long iv_read_cr3(void);
+unsigned long iv_read_cr4(void);
+int iv_rdmsr_safe(u32 msr, u64 *value);
+int iv_wrmsr_safe(u32 msr, u64 value);
+void iv_send_reschedule(int cpu);
+int iv_virt_get_ref(int feature);
+void iv_virt_put_ref(int feature);
+bool iv_virt_rebooting(void);
+void iv_virt_register_emergency(void (*callback)(void));
+void iv_virt_unregister_emergency(void (*callback)(void));
+bool iv_system_going_down(void);
+void iv_syscore_register(int (*suspend)(void *), void (*resume)(void *),
+			 void (*shutdown)(void *));
+void iv_syscore_unregister(void);
 
 /* file.c */
 struct file *iv_anon_inode_getfile(const char *name,
@@ -22,5 +37,22 @@ struct file *iv_anon_inode_getfile(const char *name,
 				   void *priv, int flags);
 struct page *iv_get_page(const void *address);
 unsigned long iv_clear_user(void __user *to, unsigned long n);
+
+/* task.c */
+bool iv_irq_save(void);
+void iv_irq_enable(void);
+void iv_preempt_disable(void);
+void iv_preempt_enable(void);
+int iv_handle_guest_work(void);
+void iv_guest_prepare(void);
+void iv_guest_timing_enter(void);
+void iv_guest_timing_exit(void);
+void iv_guest_state_enter(void);
+void iv_guest_state_exit(void);
+bool iv_guest_state_tracked(void);
+void iv_cond_resched(void);
+bool iv_in_compat_syscall(void);
+void iv_rcuwait_prepare(struct rcuwait *w);
+void iv_set_interruptible(void);
 
 #endif
