@@ -8,6 +8,7 @@ mod bindings;
 
 pub mod cpu;
 pub mod file;
+pub mod mm;
 pub mod page;
 pub mod task;
 pub mod user;

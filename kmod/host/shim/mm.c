@@ -41,14 +41,9 @@ void iv_table_set_next(void *table, void *next)
 	set_page_private(virt_to_page(table), (unsigned long)next);
 }
 
-void iv_rwlock_init(rwlock_t *lock, const char *name,
-		    struct lock_class_key *key)
+void iv_rwlock_init(rwlock_t *lock)
 {
-#ifdef CONFIG_DEBUG_SPINLOCK
-	__rwlock_init(lock, name, key);
-#else
 	rwlock_init(lock);
-#endif
 }
 
 void iv_read_lock(rwlock_t *lock)
@@ -170,8 +165,9 @@ struct mm_struct *iv_current_mm(void)
 
 bool iv_user_range_ok(unsigned long hva, unsigned long size)
 {
-	return untagged_addr(hva) == hva &&
-	       access_ok((void __user *)hva, size);
+	unsigned long untagged = untagged_addr(hva);
+
+	return untagged == hva && access_ok((void __user *)hva, size);
 }
 
 /* The number of bytes not copied, as copy_from_user(). May sleep. */

@@ -14,8 +14,7 @@ void *iv_table_next(const void *table);
 void iv_table_set_next(void *table, void *next);
 
 /* Reader-writer spinlock. */
-void iv_rwlock_init(rwlock_t *lock, const char *name,
-		    struct lock_class_key *key);
+void iv_rwlock_init(rwlock_t *lock);
 void iv_read_lock(rwlock_t *lock);
 void iv_read_unlock(rwlock_t *lock);
 void iv_write_lock(rwlock_t *lock);
