@@ -8,7 +8,9 @@ mod bindings;
 
 pub mod cpu;
 pub mod file;
+pub mod fpu;
 pub mod mm;
 pub mod page;
+pub mod sync;
 pub mod task;
 pub mod user;

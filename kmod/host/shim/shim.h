@@ -10,6 +10,8 @@
 
 #include <linux/fs.h>
 #include <linux/rcuwait.h>
+#include <linux/spinlock.h>
+#include <linux/srcu.h>
 #include <linux/types.h>
 
 #include "mm.h"
@@ -37,6 +39,13 @@ struct file *iv_anon_inode_getfile(const char *name,
 				   void *priv, int flags);
 struct page *iv_get_page(const void *address);
 unsigned long iv_clear_user(void __user *to, unsigned long n);
+
+/* sync.c */
+void iv_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
+			   struct lock_class_key *key);
+void iv_raw_spin_lock(raw_spinlock_t *lock);
+void iv_raw_spin_unlock(raw_spinlock_t *lock);
+int iv_srcu_init(struct srcu_struct *ssp);
 
 /* task.c */
 bool iv_irq_save(void);
