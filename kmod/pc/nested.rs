@@ -291,6 +291,14 @@ impl<F: Format> Entry<F> {
         Self::from_raw(self.raw | F::WRITE | F::DIRTY | F::ACCESSED)
     }
 
+    /// A leaf for the same memory that allows what either allows.
+    #[inline]
+    pub const fn merged(self, other: Self) -> Self {
+        let both = self.raw | other.raw;
+        let denied = self.raw & other.raw & F::NO_EXECUTE;
+        Self::from_raw((both & !F::NO_EXECUTE) | denied)
+    }
+
     /// Entry number `index` of the table that maps the same memory with the
     /// same permissions as this leaf, which is in a table of `level`.
     #[inline]

@@ -189,6 +189,23 @@ impl Drop for TableList {
     }
 }
 
+/// The bit that encrypts memory where it is set in a physical address; 0 if the
+/// host does not encrypt its own.
+pub fn encryption_bit() -> u64 {
+    // SAFETY: Reads a variable that does not change after boot.
+    unsafe { bindings::iv_encryption_bit() }
+}
+
+/// Levels of the host's own page tables, which on AMD are those of nested ones.
+pub fn host_levels() -> u8 {
+    // SAFETY: Reads a variable that does not change after boot.
+    if unsafe { bindings::iv_five_levels() } {
+        5
+    } else {
+        4
+    }
+}
+
 /// Tables a single mapping can need: all levels below the root of five.
 pub const CACHE_SIZE: usize = 4;
 

@@ -3,6 +3,7 @@
 
 #include <linux/gfp.h>
 #include <linux/irqflags.h>
+#include <linux/mem_encrypt.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/sched.h>
@@ -39,6 +40,16 @@ void *iv_table_next(const void *table)
 void iv_table_set_next(void *table, void *next)
 {
 	set_page_private(virt_to_page(table), (unsigned long)next);
+}
+
+u64 iv_encryption_bit(void)
+{
+	return sme_me_mask;
+}
+
+bool iv_five_levels(void)
+{
+	return pgtable_l5_enabled();
 }
 
 void iv_rwlock_init(rwlock_t *lock)

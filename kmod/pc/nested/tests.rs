@@ -72,6 +72,11 @@ fn check_part<F: Format>(hpa: u64, size: Level, permissions: Permissions, nth: u
     assert_eq!(part, Entry::leaf(part.hpa(), below, permissions));
 }
 
+fn check_merged<F: Format>(hpa: u64, a: Permissions, b: Permissions, either: Permissions) {
+    let leaf = |permissions| Entry::<F>::leaf(Hpa(hpa), Level::Size4K, permissions);
+    assert_eq!(leaf(a).merged(leaf(b)), leaf(either));
+}
+
 fn check_leaf<F: Format>(hpa: u64, permissions: Permissions) {
     for size in Level::DESCENDING {
         let hpa = Hpa(hpa & !(size.bytes() - 1));
@@ -102,6 +107,18 @@ proptest! {
         check_leaf::<Npt>(hpa, permissions);
         check_leaf::<Ept<true>>(hpa, permissions);
         check_leaf::<Ept<false>>(hpa, permissions);
+    }
+
+    #[test]
+    fn a_merged_leaf_allows_what_either_does(
+        hpa in 0u64..1 << 52, a: [bool; 3], b: [bool; 3],
+    ) {
+        let permissions = |[write, may_write, execute]: [bool; 3]| Permissions {
+            write, may_write, execute,
+        };
+        let either = permissions([a[0] || b[0], a[1] || b[1], a[2] || b[2]]);
+        check_merged::<Npt>(hpa, permissions(a), permissions(b), either);
+        check_merged::<Ept<true>>(hpa, permissions(a), permissions(b), either);
     }
 
     #[test]

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is done to many frames at once.
+
+use super::walk::is_covered;
+use super::walk::place;
+use super::walk::Walk;
+use super::Context;
+use super::Entry;
+use super::Format;
+use super::Level;
+use super::NestedTable;
+use crate::host::mm::cond_resched;
+use crate::host::mm::table::TableList;
+use crate::host::mm::table::TablePage;
+use crate::pc::addr::Gfn;
+use crate::pc::nested::block_end;
+use crate::pc::nested::reach;
+use crate::pc::slots::GfnRange;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+
+/// See [`super::Writer::zap`]. The lock is held for writing.
+pub(super) fn zap<F: Format>(walk: &Walk<'_, F>, frames: GfnRange, tables: &mut TableList) -> bool {
+    let end = frames.end.min(reach(walk.table.levels));
+    let mut gfn = frames.start;
+    let mut was_mapped = false;
+    while gfn < end {
+        // The highest entry that covers nothing but frames of the range.
+        let here = walk.descend_while(gfn, |level| !is_covered(gfn, level, frames.start, end));
+        gfn = block_end(gfn, here.level);
+        if !here.entry.is_present() {
+            continue;
+        }
+        was_mapped = true;
+        let old = Entry::<F>::from_raw(here.slot.swap(0, Ordering::AcqRel));
+        if old.is_table(here.level) {
+            // SAFETY: The entry was the only place with the address, and nobody
+            // else walks the tables now.
+            let page = unsafe { TablePage::from_hpa(walk.table.address(old)) };
+            tables.push(page, here.level.saturating_sub(1));
+        } else if let Some(size) = Level::of_table(here.level) {
+            walk.table.mapped.add(size, -1);
+        }
+    }
+    was_mapped
+}
+
+/// Calls `change` for every leaf that maps a frame of the range, under the read
+/// lock; returns whether any call said yes.
+///
+/// Leaves that come or go meanwhile may be seen or not.
+pub(super) fn update<F: Format>(
+    table: &NestedTable<F>,
+    frames: GfnRange,
+    context: Context,
+    mut change: impl FnMut(&AtomicU64, Entry<F>) -> bool,
+) -> bool {
+    let end = frames.end.min(reach(table.levels));
+    let mut gfn = frames.start;
+    let mut any = false;
+    while gfn < end {
+        {
+            let reader = table.read();
+            while gfn < end {
+                gfn = update_table(&reader.walk(), gfn, end, &mut change, &mut any);
+                if context == Context::MaySleep && table.lock.is_wanted() {
+                    break;
+                }
+            }
+        }
+        if context == Context::MaySleep {
+            cond_resched();
+        }
+    }
+    any
+}
+
+/// The part of [`update`] in the lowest table for `gfn`. Returns the first
+/// frame that is left to do.
+fn update_table<F: Format>(
+    walk: &Walk<'_, F>,
+    mut gfn: Gfn,
+    end: Gfn,
+    change: &mut impl FnMut(&AtomicU64, Entry<F>) -> bool,
+    any: &mut bool,
+) -> Gfn {
+    let mut here = walk.descend(gfn, 1);
+    let behind = block_end(gfn, here.level.saturating_add(1)).min(end);
+    loop {
+        if here.entry.is_leaf(here.level) {
+            *any |= change(here.slot, here.entry);
+        }
+        gfn = block_end(gfn, here.level);
+        if gfn >= behind {
+            return gfn;
+        }
+        here = place(here.inside, gfn, here.level);
+        if here.entry.is_table(here.level) {
+            return gfn;
+        }
+    }
+}

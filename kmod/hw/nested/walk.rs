@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Going down the tables.
+
+use super::Entry;
+use super::Format;
+use super::NestedTable;
+use crate::host::mm::table::Table;
+use crate::pc::addr::Gfn;
+use crate::pc::nested::block_end;
+use crate::pc::nested::block_start;
+use crate::pc::nested::index;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+
+/// A view of the structure while it is locked.
+///
+/// # Invariants
+///
+/// The lock of `table` is held, for reading at least, throughout `'t`; so the
+/// tables that entries point to are not freed in `'t`.
+pub(super) struct Walk<'t, F: Format> {
+    pub(super) table: &'t NestedTable<F>,
+}
+
+/// An entry in its table.
+pub(super) struct Place<'t, F> {
+    /// Where it is.
+    pub(super) slot: &'t AtomicU64,
+    /// What it was when it was read.
+    pub(super) entry: Entry<F>,
+    /// The level of its table.
+    pub(super) level: u8,
+    /// Its table.
+    pub(super) inside: &'t Table,
+}
+
+impl<'t, F: Format> Walk<'t, F> {
+    /// # Safety
+    ///
+    /// The lock of `table` is held, for reading at least, throughout `'t`.
+    pub(super) unsafe fn new(table: &'t NestedTable<F>) -> Self {
+        // INVARIANT: By the contract of this function.
+        Self { table }
+    }
+
+    /// The root table.
+    #[inline]
+    pub(super) fn root(&self) -> &'t Table {
+        self.table.root.table()
+    }
+
+    /// The table that `entry` points to: an entry read from a table of this
+    /// walk, for which [`Entry::is_table`] holds.
+    ///
+    /// # Safety
+    ///
+    /// As said.
+    #[inline]
+    pub(super) unsafe fn below(&self, entry: Entry<F>) -> &'t Table {
+        // SAFETY: Entries that point to tables hold what `into_hpa` gave, and
+        // by the invariant the page is not freed in `'t`.
+        unsafe { Table::at(self.table.address(entry)) }
+    }
+
+    /// The entry for `gfn` in the lowest table there is, but not below `lowest`.
+    #[inline]
+    pub(super) fn descend(&self, gfn: Gfn, lowest: u8) -> Place<'t, F> {
+        self.descend_while(gfn, |level| level > lowest)
+    }
+
+    /// The entry for `gfn` in the lowest table there is, but not below the
+    /// first level where `further` says no.
+    #[inline]
+    pub(super) fn descend_while(
+        &self,
+        gfn: Gfn,
+        mut further: impl FnMut(u8) -> bool,
+    ) -> Place<'t, F> {
+        let mut inside = self.root();
+        let mut level = self.table.levels;
+        loop {
+            let place = place(inside, gfn, level);
+            if !place.entry.is_table(level) || !further(level) {
+                return place;
+            }
+            // SAFETY: Just read from a table of this walk.
+            inside = unsafe { self.below(place.entry) };
+            level = level.saturating_sub(1);
+        }
+    }
+}
+
+/// The entry for `gfn` in `inside`, a table of `level`.
+#[inline]
+pub(super) fn place<F: Format>(inside: &Table, gfn: Gfn, level: u8) -> Place<'_, F> {
+    let slot = inside.entry(index(gfn, level));
+    Place {
+        slot,
+        entry: load(slot),
+        level,
+        inside,
+    }
+}
+
+/// What is in the entry now.
+#[inline]
+pub(super) fn load<F: Format>(slot: &AtomicU64) -> Entry<F> {
+    Entry::from_raw(slot.load(Ordering::Acquire))
+}
+
+/// The block around `gfn` that one entry of `level` covers lies wholly between
+/// `start` and `end`.
+#[inline]
+pub(super) fn is_covered(gfn: Gfn, level: u8, start: Gfn, end: Gfn) -> bool {
+    block_start(gfn, level) >= start && block_end(gfn, level) <= end
+}
