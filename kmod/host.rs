@@ -7,10 +7,20 @@
 mod bindings;
 
 pub mod cpu;
+pub mod debug_registers;
+pub mod eventfd;
 pub mod file;
 pub mod fpu;
+pub mod global;
+pub mod log;
+pub mod machine_check;
 pub mod mm;
+pub mod mutex;
 pub mod page;
+pub mod page_box;
+pub mod params;
 pub mod sync;
 pub mod task;
+pub mod time;
+pub mod timer;
 pub mod user;

@@ -14,6 +14,7 @@ pub use srcu::Srcu;
 pub use srcu::SrcuCell;
 pub use srcu::SrcuGuard;
 
+#[allow(unused_imports, reason = "used as the module grows")]
 pub(crate) use spinlock::new_irq_spinlock;
 
 use super::bindings;

@@ -9,11 +9,13 @@
 #define IRONVM_SHIM_H
 
 #include <linux/fs.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/types.h>
 
+#include "debug.h"
 #include "mm.h"
 
 /* cpu.c */
@@ -33,12 +35,21 @@ void iv_syscore_register(int (*suspend)(void *), void (*resume)(void *),
 			 void (*shutdown)(void *));
 void iv_syscore_unregister(void);
 
+/* eventfd.c */
+__poll_t iv_poll(struct file *file, struct poll_table_struct *table);
+bool iv_eventfd_signal_allowed(void);
+
 /* file.c */
 struct file *iv_anon_inode_getfile(const char *name,
 				   const struct file_operations *fops,
 				   void *priv, int flags);
 struct page *iv_get_page(const void *address);
 unsigned long iv_clear_user(void __user *to, unsigned long n);
+
+/* params.c */
+bool iv_param_ignore_msrs(void);
+bool iv_param_report_ignored_msrs(void);
+int iv_param_force_emulation_prefix(void);
 
 /* sync.c */
 void iv_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,

@@ -30,6 +30,7 @@ unsafe impl<T: ?Sized + Send> Sync for IrqSpinLock<T> {}
 
 /// Makes an [`IrqSpinLock`] around a value. Locks made at the same place in the
 /// source are of one class for the kernel's lock checking.
+#[allow(unused_macros, reason = "used as the module grows")]
 macro_rules! new_irq_spinlock {
     ($value:expr) => {
         $crate::host::sync::IrqSpinLock::new(

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Module parameters: `/sys/module/kvm/parameters/`.
+//!
+//! The names are those of the kernel's own KVM that programs look at. Those
+//! that only say what the module does cannot be set to anything else.
+//!
+//! Context: any.
+
+use super::bindings;
+
+/// A guest's access to an MSR that does not exist reads 0 and writes nothing,
+/// instead of raising #GP (`ignore_msrs`, off).
+#[inline]
+pub fn ignore_msrs() -> bool {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_ignore_msrs() }
+}
+
+/// Accesses that [`ignore_msrs`] lets pass are logged (`report_ignored_msrs`,
+/// on).
+#[inline]
+pub fn report_ignored_msrs() -> bool {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_report_ignored_msrs() }
+}
+
+/// An instruction after UD2 and the letters "kvm" is emulated, for tests of the
+/// emulator (`force_emulation_prefix`, 0): 1, at any privilege level; other
+/// values are kept for what the kernel's KVM means by them.
+#[inline]
+pub fn force_emulation_prefix() -> i32 {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_force_emulation_prefix() }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Module parameters. */
+#include <linux/moduleparam.h>
+#include <linux/printk.h>
+
+#include "shim.h"
+
+static bool ignore_msrs;
+module_param(ignore_msrs, bool, 0644);
+
+static bool report_ignored_msrs = true;
+module_param(report_ignored_msrs, bool, 0644);
+
+static int force_emulation_prefix;
+module_param(force_emulation_prefix, int, 0644);
+
+/* What the module does, for programs that look. A value given is ignored. */
+static int iv_set_fixed(const char *value, const struct kernel_param *kp)
+{
+	pr_info("kvm: parameter %s cannot be set\n", kp->name);
+	return 0;
+}
+
+static const struct kernel_param_ops iv_fixed_ops = {
+	.set = iv_set_fixed,
+	.get = param_get_bool,
+};
+
+static bool no;
+static bool yes = true;
+
+module_param_cb(enable_pmu, &iv_fixed_ops, &no, 0444);
+module_param_cb(tdp_mmu, &iv_fixed_ops, &yes, 0444);
+module_param_cb(eager_page_split, &iv_fixed_ops, &no, 0444);
+
+bool iv_param_ignore_msrs(void)
+{
+	return READ_ONCE(ignore_msrs);
+}
+
+bool iv_param_report_ignored_msrs(void)
+{
+	return READ_ONCE(report_ignored_msrs);
+}
+
+int iv_param_force_emulation_prefix(void)
+{
+	return READ_ONCE(force_emulation_prefix);
+}
