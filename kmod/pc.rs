@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod decode;
 pub mod nested;
 pub mod regs;
 pub mod slots;
