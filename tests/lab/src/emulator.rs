@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The emulators that a host under test can run in.
+
+mod bochs;
+mod qemu;
+
+use crate::place::Cache;
+use anyhow::Result;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+pub use bochs::Bochs;
+pub use qemu::Qemu;
+
+/// The two ways of hardware virtualization, each with its emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Vendor {
+    /// AMD's, emulated by QEMU.
+    Svm,
+    /// Intel's, emulated by Bochs.
+    Vmx,
+}
+
+impl Vendor {
+    pub fn emulator(self) -> &'static dyn Emulator {
+        match self {
+            Self::Svm => &Qemu,
+            Self::Vmx => &Bochs,
+        }
+    }
+
+    /// The kernel's own module for it.
+    pub fn stock_module(self) -> &'static str {
+        match self {
+            Self::Svm => "kvm_amd",
+            Self::Vmx => "kvm_intel",
+        }
+    }
+}
+
+/// A machine to be emulated.
+pub struct Machine<'a> {
+    pub cache: &'a Cache,
+    pub cpus: u32,
+    pub memory_mib: u32,
+    /// Whether the TSC counts instructions instead of time.
+    pub count: bool,
+    /// Kernel and command line.
+    pub kernel: PathBuf,
+    pub append: String,
+    /// A folder of this run; `initrd` in it is the initramfs, `console` in it
+    /// becomes what the machine's console says.
+    pub run: &'a Path,
+    /// A directory for the machine to read.
+    pub share: Option<&'a Path>,
+}
+
+/// A machine that runs, until dropped.
+pub struct Running {
+    /// What the agent says, and where to answer it.
+    pub from_agent: File,
+    pub to_agent: File,
+    /// The emulator first, then what helps it.
+    pub processes: Vec<Child>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Something that can run a [`Machine`].
+pub trait Emulator: Sync {
+    /// The device of the host under test through which the agent reports.
+    fn port(&self) -> &'static str;
+
+    /// Kernel parameters that the emulated machine wants.
+    fn append(&self) -> &'static str;
+
+    /// Starts the machine.
+    fn start(&self, machine: &Machine) -> Result<Running>;
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `cargo lab`: the command line.
+
+use anyhow::{bail, Result};
+use clap::{Args, Parser, Subcommand};
+use lab::build::{Builder, Module, Programs};
+use lab::emulator::Vendor;
+use lab::host::{HostSpec, Input, Job, Kvm, Prepared, Through};
+use lab::place::Place;
+use lab::{bench, guest, host, inside, setup, term, test};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(
+    name = "lab",
+    version,
+    about = "Builds ironvm and runs it in an emulated machine"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the reference platform in the cache (the other commands do it too)
+    Setup,
+    /// Build kvm.ko, ironvm and the tests
+    Build,
+    /// Boot the host under test and a Linux guest in it, on this terminal
+    Run(Run),
+    /// Run a command in the host under test
+    Exec(Exec),
+    /// Open a shell in the host under test
+    Shell(Host),
+    /// Run all tests, or those whose name contains FILTER
+    Test { filter: Option<String> },
+    /// Count the instructions of each kind of exit, ours beside stock KVM's
+    Bench {
+        #[arg(long, value_enum, default_value = "svm")]
+        vendor: Vendor,
+    },
+}
+
+/// The host under test.
+#[derive(Args)]
+struct Host {
+    /// The kind of hardware virtualization it has
+    #[arg(long, value_enum, default_value = "svm")]
+    vendor: Vendor,
+    /// Whose /dev/kvm it has
+    #[arg(long, value_enum, default_value = "ours")]
+    kvm: Kvm,
+    /// Its number of CPUs [default: 2]
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// Its memory, as in 2G or 512M
+    #[arg(long, default_value = "2G", value_parser = megabytes)]
+    mem: u32,
+    /// Counting mode: the TSC counts instructions (one CPU)
+    #[arg(long)]
+    count: bool,
+    /// A directory for it to read, as the working directory
+    #[arg(long, value_name = "DIR")]
+    share: Option<PathBuf>,
+    /// Parameters for the module, as in "a=1 b=2"
+    #[arg(long, value_name = "PARAMETERS", default_value = "")]
+    module_args: String,
+    /// More for its kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    append: String,
+    /// Use what was built last
+    #[arg(long)]
+    no_build: bool,
+    /// Do without the programs that do not build
+    #[arg(long)]
+    keep_going: bool,
+}
+
+impl Host {
+    fn spec(&self) -> HostSpec {
+        HostSpec {
+            vendor: self.vendor,
+            kvm: self.kvm,
+            parameters: self.module_args.clone(),
+            cpus: self.cpus.unwrap_or(if self.count { 1 } else { 2 }),
+            memory_mib: self.mem,
+            count: self.count,
+            share: self.share.clone(),
+            append: self.append.clone(),
+        }
+    }
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    host: Host,
+    /// Run COMMAND in the guest instead of a shell and return its exit status
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// End it after this many seconds [default: 300 with --exec, else none]
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
+    /// More arguments for `ironvm run`
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct Exec {
+    #[command(flatten)]
+    host: Host,
+    /// End it after this many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 300)]
+    timeout: u64,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// Reads a size as MiB.
+fn megabytes(text: &str) -> Result<u32, String> {
+    let (digits, factor) = match text.trim_end_matches(['b', 'B']) {
+        rest if rest.ends_with(['g', 'G']) => (&rest[..rest.len() - 1], 1024),
+        rest if rest.ends_with(['m', 'M']) => (&rest[..rest.len() - 1], 1),
+        rest => (rest, 1),
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|size| *size >= 256)
+        .ok_or_else(|| "a size of at least 256M, as in 2G or 512M".to_owned())
+}
+
+fn main() {
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).is_some_and(|word| word == inside::ENTER) {
+        let rest: Vec<_> = arguments.collect();
+        let status = inside::enter(&rest).unwrap_or_else(|error| {
+            eprintln!("lab: {error:#}");
+            125
+        });
+        std::process::exit(status);
+    }
+    let status = dispatch(Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("lab: {error:#}");
+        125
+    });
+    std::process::exit(status);
+}
+
+fn dispatch(command: Command) -> Result<i32> {
+    let place = Place::find()?;
+    match command {
+        Command::Setup => {
+            let start = Instant::now();
+            let platform = setup::setup(&place)?;
+            println!(
+                "lab: Linux {} in {}, {} s",
+                platform.release,
+                place.cache.dir().display(),
+                start.elapsed().as_secs()
+            );
+            Ok(0)
+        }
+        Command::Build => {
+            let platform = setup::setup(&place)?;
+            Builder::new(&place, &platform)?.all(Module::Strict, Programs::Strict)?;
+            Ok(0)
+        }
+        Command::Run(run) => run_guest(&place, &run),
+        Command::Exec(exec) => {
+            let input = if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+                Input::Nothing
+            } else {
+                Input::Stdin
+            };
+            let job = Job {
+                command: exec.command,
+                input,
+                extra: None,
+                limit: Some(Duration::from_secs(exec.timeout)),
+            };
+            on_host(&place, &exec.host, &job, &mut Through)
+        }
+        Command::Shell(host) => {
+            let job = Job {
+                command: vec!["sh".into()],
+                input: announce("the host under test"),
+                extra: None,
+                limit: None,
+            };
+            on_host(&place, &host, &job, &mut Through)
+        }
+        Command::Test { filter } => test::all(&place, filter.as_deref()),
+        Command::Bench { vendor } => bench::bench(&place, vendor),
+    }
+}
+
+/// How a person talks to `what`, and says how to end it.
+fn announce(what: &str) -> Input {
+    if !term::is_interactive() {
+        return Input::Stdin;
+    }
+    eprintln!("lab: booting {what}; Ctrl-] ends it");
+    Input::Terminal
+}
+
+/// Builds, boots, runs `job`; the exit status for the lab.
+fn on_host(place: &Place, host: &Host, job: &Job, sink: &mut dyn host::Sink) -> Result<i32> {
+    let outcome = outcome_on_host(place, host, job, sink)?;
+    if let Some(text) = outcome.explain() {
+        eprintln!("lab: {}", text.trim_end());
+    }
+    Ok(outcome.exit_code())
+}
+
+fn outcome_on_host(
+    place: &Place,
+    host: &Host,
+    job: &Job,
+    sink: &mut dyn host::Sink,
+) -> Result<host::Outcome> {
+    let platform = setup::setup(place)?;
+    let spec = host.spec();
+    let builder = if host.no_build {
+        Builder::without_copying(place, &platform)?
+    } else {
+        let builder = Builder::new(place, &platform)?;
+        let module = match spec.kvm {
+            Kvm::Ours => Module::Lenient,
+            _ => Module::Not,
+        };
+        let programs = if host.keep_going {
+            Programs::Lenient
+        } else {
+            Programs::Strict
+        };
+        builder.all(module, programs)?;
+        builder
+    };
+    let prepared = Prepared::new(place, &platform, &builder, &spec)?;
+    // Others may build while this one runs.
+    drop(builder);
+    prepared.run(job, sink)
+}
+
+/// `lab run`.
+fn run_guest(place: &Place, run: &Run) -> Result<i32> {
+    if run.host.kvm == Kvm::None {
+        bail!("a guest needs /dev/kvm: --kvm ours or stock");
+    }
+    let mut ironvm: Vec<OsString> = vec!["ironvm".into(), "run".into()];
+    ironvm.extend(["--kernel".into(), guest::KERNEL.into()]);
+    ironvm.extend(["--initrd".into(), guest::INITRD.into()]);
+    ironvm.push("--append".into());
+    ironvm.push(guest::append(run.exec.is_some()).into());
+    ironvm.extend(run.arguments.iter().cloned());
+    let limit = run.timeout.map(Duration::from_secs);
+    let Some(command) = &run.exec else {
+        let job = Job {
+            command: ironvm,
+            input: announce("the host under test and a guest in it"),
+            extra: None,
+            limit,
+        };
+        return on_host(place, &run.host, &job, &mut Through);
+    };
+    guest_exec(place, &run.host, command, ironvm, limit)
+}
+
+fn guest_exec(
+    place: &Place,
+    host: &Host,
+    command: &str,
+    ironvm: Vec<OsString>,
+    limit: Option<Duration>,
+) -> Result<i32> {
+    let mark = guest::new_mark()?;
+    let mut words: Vec<OsString> = vec!["sh".into(), "-c".into()];
+    words.push(guest::WITH_EXEC.into());
+    words.push("sh".into());
+    words.extend(ironvm);
+    let job = Job {
+        command: words,
+        input: Input::Nothing,
+        extra: Some(guest::exec_piece(command, &mark)?),
+        limit: limit.or(Some(Duration::from_secs(300))),
+    };
+    let mut sink = guest::ExecSink::new(&mark);
+    let outcome = outcome_on_host(place, host, &job, &mut sink)?;
+    if let Some(text) = outcome.explain() {
+        eprintln!("lab: {}", text.trim_end());
+        if sink.status().is_none() {
+            eprintln!("lab: the guest's console:\n{}", sink.console());
+        }
+        return Ok(outcome.exit_code());
+    }
+    match (sink.status(), outcome.status) {
+        (Some(status), Some(0)) => Ok(status),
+        (Some(_), status) => bail!("the command is done, but ironvm ended with {status:?}"),
+        (None, status) => {
+            bail!(
+                "ironvm ended with {status:?} before the command did; the guest's console:\n{}",
+                sink.console()
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_sound() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["lab", "exec", "--count", "--", "sh", "-c", "exit 3"]);
+        let Command::Exec(exec) = cli.command else {
+            panic!("not exec");
+        };
+        assert_eq!(exec.host.spec().cpus, 1);
+        assert_eq!(exec.command.len(), 3);
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(megabytes("2G"), Ok(2048));
+        assert_eq!(megabytes("512m"), Ok(512));
+        assert_eq!(megabytes("768MB"), Ok(768));
+        assert!(megabytes("1").is_err());
+        assert!(megabytes("9999999G").is_err());
+    }
+}
