@@ -10,6 +10,8 @@
 
 pub mod addr;
 pub mod decode;
+pub mod irq;
+pub mod lapic;
 pub mod nested;
 pub mod regs;
 pub mod slots;
