@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod control;
+pub mod cpuid;
 pub mod decode;
 pub mod irq;
 pub mod lapic;
