@@ -371,7 +371,9 @@ fn pack(bytes: &[u8], words: &mut [u32]) {
 
 /// The bits that MXCSR has on this processor.
 fn mxcsr_mask() -> u32 {
-    #[repr(C, align(16))]
+    // FXSAVE wants 16 bytes; but the kernel's stack is aligned to 8 where the
+    // compiler counts on 16, and aligns itself only what needs more.
+    #[repr(C, align(64))]
     struct Image([u32; 128]);
     let mut image = Image([0; 128]);
     // SAFETY: FXSAVE stores to the image and changes no register; every 64-bit
