@@ -15,6 +15,7 @@
 pub mod copy;
 pub mod notifier;
 pub mod pin;
+pub mod published;
 pub mod rwlock;
 pub mod table;
 

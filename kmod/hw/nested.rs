@@ -259,6 +259,12 @@ impl<'t, F: Format> Reader<'t, F> {
         install::map(&self.walk(), gfn, size, hpa, permissions, cache)
     }
 
+    /// Takes the permission to write from all frames of the range, in one go.
+    /// Returns whether a TLB may still have it.
+    pub fn protect(&self, frames: GfnRange) -> bool {
+        range::update(&self.walk(), frames, range::protect)
+    }
+
     /// Lets an access to a mapped frame through if the table alone can: it does
     /// already, or it is a write that only the dirty log stands against and the
     /// leaf is at most `largest`.
@@ -290,15 +296,10 @@ impl<F: Format> Writer<'_, F> {
 }
 
 impl<F: Format> NestedTable<F> {
-    /// Takes the permission to write from all frames of the range. Returns
-    /// whether a TLB may still have it.
-    ///
-    /// Takes the read lock; in a context that may sleep it is given back now
-    /// and then.
+    /// [`Reader::protect`] for a range of any length: takes the read lock and,
+    /// in a context that may sleep, gives it back now and then.
     pub fn protect(&self, frames: GfnRange, context: Context) -> bool {
-        range::update(self, frames, context, |slot, entry| {
-            entry.permissions().write && slot.fetch_and(!F::WRITE, Ordering::AcqRel) & F::WRITE != 0
-        })
+        range::update_in_parts(self, frames, context, range::protect)
     }
 
     /// Whether a frame of the range has been accessed since the last call. TLBs
@@ -307,19 +308,12 @@ impl<F: Format> NestedTable<F> {
     /// Takes the read lock, does not sleep. Always true for what is mapped if
     /// the processor has no accessed bits.
     pub fn clear_young(&self, frames: GfnRange) -> bool {
-        range::update(self, frames, Context::Atomic, |slot, entry| {
-            if F::ACCESSED == 0 {
-                return true;
-            }
-            entry.is_accessed() && slot.fetch_and(!F::ACCESSED, Ordering::AcqRel) & F::ACCESSED != 0
-        })
+        range::update(&self.read().walk(), frames, range::clear_young)
     }
 
     /// [`NestedTable::clear_young`], but leaving it so.
     pub fn test_young(&self, frames: GfnRange) -> bool {
-        range::update(self, frames, Context::Atomic, |_, entry| {
-            F::ACCESSED == 0 || entry.is_accessed()
-        })
+        range::update(&self.read().walk(), frames, range::test_young)
     }
 }
 

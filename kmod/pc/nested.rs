@@ -14,6 +14,7 @@ use super::addr::Hpa;
 use core::marker::PhantomData;
 
 mod format;
+pub mod invalidation;
 
 pub use format::Ept;
 pub use format::Format;

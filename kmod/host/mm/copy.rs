@@ -15,11 +15,10 @@ use core::arch::asm;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;
 
-/// `size` bytes at `hva` are within the part of the address space that a
-/// process has, and the address has no tag.
-pub fn is_user_range(hva: Hva, size: u64) -> bool {
-    // SAFETY: Only compares numbers.
-    unsafe { bindings::iv_user_range_ok(hva.0 as usize, size as usize) }
+/// The end of the part of the address space that a process has.
+pub fn user_end() -> Hva {
+    // SAFETY: Reads what does not change after boot.
+    Hva(unsafe { bindings::iv_user_end() } as u64)
 }
 
 /// Copies from the process. Part of `to` may have been written on a fault.
@@ -78,7 +77,22 @@ pub fn read_u32_nofault(hva: Hva) -> Result<u32, Fault> {
 pub fn cmpxchg(hva: Hva, size: u32, old: u64, new: u64) -> Result<Result<(), u64>, Fault> {
     let mut seen = old;
     // SAFETY: The address is checked by the callee.
-    match unsafe { bindings::iv_user_cmpxchg(hva.0 as usize, size, &mut seen, new) } {
+    let result = unsafe { bindings::iv_user_cmpxchg(hva.0 as usize, size, &mut seen, new) };
+    exchanged(result, seen)
+}
+
+/// [`cmpxchg`], of bytes that are there and writable.
+#[inline]
+pub fn cmpxchg_nofault(hva: Hva, size: u32, old: u64, new: u64) -> Result<Result<(), u64>, Fault> {
+    let mut seen = old;
+    // SAFETY: The address is checked by the callee.
+    let result = unsafe { bindings::iv_user_cmpxchg_nofault(hva.0 as usize, size, &mut seen, new) };
+    exchanged(result, seen)
+}
+
+#[inline]
+fn exchanged(result: i32, seen: u64) -> Result<Result<(), u64>, Fault> {
+    match result {
         0 => Ok(Ok(())),
         1 => Ok(Err(seen)),
         _ => Err(Fault),

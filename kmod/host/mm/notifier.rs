@@ -18,8 +18,9 @@ use kernel::sync::Arc;
 pub trait MemoryListener: Send + Sync + 'static {
     /// The range is about to change. From the return of this call to the
     /// matching [`MemoryListener::invalidate_end`], nothing may use or look up
-    /// what was mapped there. Several ranges can be under way at a time.
-    fn invalidate_start(&self, start: Hva, end: Hva);
+    /// what was mapped there. Several ranges can be under way at a time. With
+    /// `may_sleep`, letting others run is allowed; waiting never is.
+    fn invalidate_start(&self, start: Hva, end: Hva, may_sleep: bool);
 
     /// The range has changed.
     fn invalidate_end(&self, start: Hva, end: Hva);
@@ -167,8 +168,9 @@ impl<L: MemoryListener> MmuNotifier<L> {
         // SAFETY: By this function's contract.
         let listener = unsafe { Self::listener(raw) };
         // SAFETY: By this function's contract.
-        let (start, end) = unsafe { ((*range).start, (*range).end) };
-        listener.invalidate_start(Hva(start as u64), Hva(end as u64));
+        let (start, end, flags) = unsafe { ((*range).start, (*range).end, (*range).flags) };
+        let may_sleep = flags & bindings::MMU_NOTIFIER_RANGE_BLOCKABLE != 0;
+        listener.invalidate_start(Hva(start as u64), Hva(end as u64), may_sleep);
         0
     }
 

@@ -174,11 +174,9 @@ struct mm_struct *iv_current_mm(void)
 	return current->mm;
 }
 
-bool iv_user_range_ok(unsigned long hva, unsigned long size)
+unsigned long iv_user_end(void)
 {
-	unsigned long untagged = untagged_addr(hva);
-
-	return untagged == hva && access_ok((void __user *)hva, size);
+	return TASK_SIZE_MAX;
 }
 
 /* The number of bytes not copied, as copy_from_user(). May sleep. */
@@ -279,4 +277,15 @@ int iv_user_cmpxchg(unsigned long hva, unsigned int size, u64 *old, u64 new)
 fault:
 	user_access_end();
 	return -EFAULT;
+}
+
+int iv_user_cmpxchg_nofault(unsigned long hva, unsigned int size, u64 *old,
+			    u64 new)
+{
+	int ret;
+
+	pagefault_disable();
+	ret = iv_user_cmpxchg(hva, size, old, new);
+	pagefault_enable();
+	return ret;
 }

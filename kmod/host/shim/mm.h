@@ -35,7 +35,7 @@ void iv_send_hwpoison(unsigned long hva);
 struct mm_struct *iv_current_mm(void);
 
 /* The calling process's memory, by address. */
-bool iv_user_range_ok(unsigned long hva, unsigned long size);
+unsigned long iv_user_end(void);
 unsigned long iv_user_read(void *to, unsigned long hva, unsigned long n);
 unsigned long iv_user_write(unsigned long hva, const void *from,
 			    unsigned long n);
@@ -46,5 +46,7 @@ unsigned long iv_user_write_nofault(unsigned long hva, const void *from,
 bool iv_user_get_u32_nofault(unsigned long hva, u32 *value);
 bool iv_user_get_u64_nofault(unsigned long hva, u64 *value);
 int iv_user_cmpxchg(unsigned long hva, unsigned int size, u64 *old, u64 new);
+int iv_user_cmpxchg_nofault(unsigned long hva, unsigned int size, u64 *old,
+			    u64 new);
 
 #endif

@@ -46,15 +46,49 @@ pub(super) fn zap<F: Format>(walk: &Walk<'_, F>, frames: GfnRange, tables: &mut 
     was_mapped
 }
 
-/// Calls `change` for every leaf that maps a frame of the range, under the read
-/// lock; returns whether any call said yes.
+/// Takes a leaf's permission to write; whether it had it.
+pub(super) fn protect<F: Format>(slot: &AtomicU64, entry: Entry<F>) -> bool {
+    entry.permissions().write && slot.fetch_and(!F::WRITE, Ordering::SeqCst) & F::WRITE != 0
+}
+
+/// Clears a leaf's accessed bit; whether it was set.
+pub(super) fn clear_young<F: Format>(slot: &AtomicU64, entry: Entry<F>) -> bool {
+    if F::ACCESSED == 0 {
+        return true;
+    }
+    entry.is_accessed() && slot.fetch_and(!F::ACCESSED, Ordering::AcqRel) & F::ACCESSED != 0
+}
+
+/// Whether a leaf's accessed bit is set.
+pub(super) fn test_young<F: Format>(_slot: &AtomicU64, entry: Entry<F>) -> bool {
+    F::ACCESSED == 0 || entry.is_accessed()
+}
+
+/// Calls `change` for every leaf that maps a frame of the range; returns
+/// whether any call said yes.
 ///
 /// Leaves that come or go meanwhile may be seen or not.
 pub(super) fn update<F: Format>(
+    walk: &Walk<'_, F>,
+    frames: GfnRange,
+    change: impl Fn(&AtomicU64, Entry<F>) -> bool,
+) -> bool {
+    let end = frames.end.min(reach(walk.table.levels));
+    let mut gfn = frames.start;
+    let mut any = false;
+    while gfn < end {
+        gfn = update_table(walk, gfn, end, &change, &mut any);
+    }
+    any
+}
+
+/// [`update`] for a range of any length: takes the read lock and, in a context
+/// that may sleep, gives it back now and then.
+pub(super) fn update_in_parts<F: Format>(
     table: &NestedTable<F>,
     frames: GfnRange,
     context: Context,
-    mut change: impl FnMut(&AtomicU64, Entry<F>) -> bool,
+    change: impl Fn(&AtomicU64, Entry<F>) -> bool,
 ) -> bool {
     let end = frames.end.min(reach(table.levels));
     let mut gfn = frames.start;
@@ -63,7 +97,7 @@ pub(super) fn update<F: Format>(
         {
             let reader = table.read();
             while gfn < end {
-                gfn = update_table(&reader.walk(), gfn, end, &mut change, &mut any);
+                gfn = update_table(&reader.walk(), gfn, end, &change, &mut any);
                 if context == Context::MaySleep && table.lock.is_wanted() {
                     break;
                 }
@@ -82,7 +116,7 @@ fn update_table<F: Format>(
     walk: &Walk<'_, F>,
     mut gfn: Gfn,
     end: Gfn,
-    change: &mut impl FnMut(&AtomicU64, Entry<F>) -> bool,
+    change: &impl Fn(&AtomicU64, Entry<F>) -> bool,
     any: &mut bool,
 ) -> Gfn {
     let mut here = walk.descend(gfn, 1);

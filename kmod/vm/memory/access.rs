@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's own reads and writes of guest memory, on the guest's behalf.
+//!
+//! By host virtual address, in the context of the VMM's process, so whatever
+//! the process may do with its memory works here too. Writes are logged.
+
+use super::slots::MemorySlot;
+use super::FlushRemote;
+use super::View;
+use crate::host::mm::copy;
+use crate::hw::nested::Format;
+use crate::pc::addr::Gpa;
+use crate::pc::addr::Hva;
+use crate::pc::addr::PAGE_SHIFT;
+
+/// Why guest memory could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// No slot there: a device's memory, or nothing.
+    NoSlot,
+    /// A write to a read-only slot.
+    ReadOnly,
+    /// The process has nothing mapped there; for the functions named `nofault`
+    /// also that it has not been brought in: try again where sleeping is
+    /// allowed.
+    Fault,
+}
+
+impl From<copy::Fault> for MemoryError {
+    #[inline]
+    fn from(_: copy::Fault) -> Self {
+        Self::Fault
+    }
+}
+
+/// Result of reaching guest memory.
+pub type MemoryResult<T = ()> = core::result::Result<T, MemoryError>;
+
+/// A run of guest memory within one slot.
+struct Run<'a> {
+    entry: &'a MemorySlot,
+    hva: Hva,
+    /// Bytes up to the end of the slot.
+    len: u64,
+}
+
+impl<F: Format, V: FlushRemote> View<'_, F, V> {
+    #[inline]
+    fn run(&self, gpa: Gpa) -> MemoryResult<Run<'_>> {
+        let mut hint = self.hint.get();
+        let entry = self.slots.get().find(gpa.gfn(), &mut hint);
+        self.hint.set(hint);
+        let entry = entry.ok_or(MemoryError::NoSlot)?;
+        let bytes = entry.slot.pages << PAGE_SHIFT;
+        let offset = gpa.0.wrapping_sub(entry.slot.base.gpa().0);
+        let offset = copy::index_nospec(offset, bytes);
+        Ok(Run {
+            entry,
+            hva: entry.slot.hva.wrapping_add(offset),
+            len: bytes.wrapping_sub(offset),
+        })
+    }
+
+    #[inline]
+    fn writable_run(&self, gpa: Gpa) -> MemoryResult<Run<'_>> {
+        let run = self.run(gpa)?;
+        if run.entry.slot.read_only() {
+            return Err(MemoryError::ReadOnly);
+        }
+        Ok(run)
+    }
+
+    /// Where a byte of guest memory is in the process, and how many bytes from
+    /// there on are in the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::NoSlot`].
+    #[inline]
+    pub fn hva_of(&self, gpa: Gpa) -> MemoryResult<(Hva, u64)> {
+        self.run(gpa).map(|run| (run.hva, run.len))
+    }
+
+    /// Whether there is memory at `gpa`, and whether it may be written.
+    #[inline]
+    pub fn probe(&self, gpa: Gpa, write: bool) -> MemoryResult {
+        if write {
+            self.writable_run(gpa).map(drop)
+        } else {
+            self.run(gpa).map(drop)
+        }
+    }
+
+    /// Reads guest memory, also across slots. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`]; part of `to` may have been written then.
+    pub fn read(&self, gpa: Gpa, to: &mut [u8]) -> MemoryResult {
+        self.read_with(gpa, to, copy::read)
+    }
+
+    /// [`View::read`], of memory that is there; any context.
+    pub fn read_nofault(&self, gpa: Gpa, to: &mut [u8]) -> MemoryResult {
+        self.read_with(gpa, to, copy::read_nofault)
+    }
+
+    fn read_with(
+        &self,
+        mut gpa: Gpa,
+        mut to: &mut [u8],
+        read: impl Fn(Hva, &mut [u8]) -> Result<(), copy::Fault>,
+    ) -> MemoryResult {
+        while !to.is_empty() {
+            let run = self.run(gpa)?;
+            let (part, rest) = to.split_at_mut(piece(run.len, to.len()));
+            read(run.hva, part)?;
+            gpa = gpa.wrapping_add(part.len() as u64);
+            to = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes guest memory, also across slots. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`]; part may have been written then.
+    pub fn write(&self, gpa: Gpa, from: &[u8]) -> MemoryResult {
+        self.write_with(gpa, from, copy::write)
+    }
+
+    /// [`View::write`], to memory that is there and writable; any context.
+    pub fn write_nofault(&self, gpa: Gpa, from: &[u8]) -> MemoryResult {
+        self.write_with(gpa, from, copy::write_nofault)
+    }
+
+    fn write_with(
+        &self,
+        mut gpa: Gpa,
+        mut from: &[u8],
+        write: impl Fn(Hva, &[u8]) -> Result<(), copy::Fault>,
+    ) -> MemoryResult {
+        while !from.is_empty() {
+            let run = self.writable_run(gpa)?;
+            let (part, rest) = from.split_at(piece(run.len, from.len()));
+            let result = write(run.hva, part);
+            // Also after a fault, as part may have been written.
+            self.mark(&run, gpa, part.len());
+            result?;
+            gpa = gpa.wrapping_add(part.len() as u64);
+            from = rest;
+        }
+        Ok(())
+    }
+
+    /// Notes that `len` bytes at `gpa` have been written.
+    #[inline]
+    fn mark(&self, run: &Run<'_>, gpa: Gpa, len: usize) {
+        if run.entry.log.is_none() {
+            return;
+        }
+        let last = gpa.wrapping_add((len as u64).saturating_sub(1)).gfn();
+        let mut gfn = gpa.gfn();
+        while gfn <= last {
+            run.entry.mark_dirty(gfn);
+            gfn.0 = gfn.0.wrapping_add(1);
+        }
+    }
+
+    /// Notes that the guest's page at `gpa` has been written by other means: by
+    /// an address from [`View::hva_of`].
+    pub fn mark_dirty(&self, gpa: Gpa) {
+        if let Ok(run) = self.run(gpa) {
+            run.entry.mark_dirty(gpa.gfn());
+        }
+    }
+
+    /// One load of 8 bytes at an aligned address; any context.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::NoSlot`], [`MemoryError::Fault`].
+    #[inline]
+    pub fn read_u64_nofault(&self, gpa: Gpa) -> MemoryResult<u64> {
+        Ok(copy::read_u64_nofault(self.run(gpa)?.hva)?)
+    }
+
+    /// One load of 4 bytes at an aligned address; any context.
+    ///
+    /// # Errors
+    ///
+    /// As [`View::read_u64_nofault`].
+    #[inline]
+    pub fn read_u32_nofault(&self, gpa: Gpa) -> MemoryResult<u32> {
+        Ok(copy::read_u32_nofault(self.run(gpa)?.hva)?)
+    }
+
+    /// Replaces `size` (1, 2, 4 or 8) naturally aligned bytes by `new` if they
+    /// are `old`, as a locked CMPXCHG does; `Ok(Err(seen))` if they are not.
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`]; [`MemoryError::Fault`] also for another size.
+    pub fn cmpxchg(
+        &self,
+        gpa: Gpa,
+        size: u32,
+        old: u64,
+        new: u64,
+    ) -> MemoryResult<Result<(), u64>> {
+        let run = self.writable_run(gpa)?;
+        let outcome = copy::cmpxchg(run.hva, size, old, new)?;
+        if outcome.is_ok() {
+            run.entry.mark_dirty(gpa.gfn());
+        }
+        Ok(outcome)
+    }
+
+    /// [`View::cmpxchg`] of memory that is there and writable; any context.
+    ///
+    /// # Errors
+    ///
+    /// As [`View::cmpxchg`].
+    pub fn cmpxchg_nofault(
+        &self,
+        gpa: Gpa,
+        size: u32,
+        old: u64,
+        new: u64,
+    ) -> MemoryResult<Result<(), u64>> {
+        let run = self.writable_run(gpa)?;
+        let outcome = copy::cmpxchg_nofault(run.hva, size, old, new)?;
+        if outcome.is_ok() {
+            run.entry.mark_dirty(gpa.gfn());
+        }
+        Ok(outcome)
+    }
+}
+
+/// How much of `wanted` bytes are among the next `available`.
+#[inline]
+fn piece(available: u64, wanted: usize) -> usize {
+    usize::try_from(available).map_or(wanted, |available| available.min(wanted))
+}

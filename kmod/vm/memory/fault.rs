@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A guest access that the nested tables did not let through.
+
+use super::slots::MemorySlot;
+use super::FlushRemote;
+use super::VcpuMmu;
+use super::View;
+use crate::host::mm::pin;
+use crate::host::mm::pin::PinError;
+use crate::host::mm::pin::Pinned;
+use crate::hw::nested::Access;
+use crate::hw::nested::Format;
+use crate::hw::nested::Installed;
+use crate::hw::nested::Level;
+use crate::hw::nested::Permissions;
+use crate::pc::addr::Gfn;
+use crate::pc::addr::Gpa;
+use crate::pc::addr::Hva;
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The access goes through now, or will when it is tried again.
+    Resume,
+    /// No memory there: a device's, for whoever emulates it.
+    Mmio,
+    /// A write to a read-only slot: to be emulated as if no memory was there.
+    ReadOnly,
+    /// The process has nothing (suitable) mapped there: `EFAULT`.
+    BadAddress,
+    /// The memory is broken. The calling thread has its `SIGBUS`.
+    HwPoison,
+    /// A signal came first: `EINTR`.
+    Interrupted,
+    /// No memory for a table: `ENOMEM`.
+    NoMemory,
+}
+
+impl<F: Format, V: FlushRemote> View<'_, F, V> {
+    /// Handles a nested page fault of the calling thread's vCPU. May sleep.
+    ///
+    /// `present`: the processor says that a leaf was there but did not allow
+    /// the access. It saves time either way; neither answer is wrong.
+    pub fn fault(&self, gpa: Gpa, access: Access, present: bool, mmu: &mut VcpuMmu) -> Fault {
+        let gfn = gpa.gfn();
+        let Some(entry) = self.slots.get().find(gfn, &mut mmu.hint) else {
+            return Fault::Mmio;
+        };
+        let write = access == Access::Write;
+        if write && entry.slot.read_only() {
+            return Fault::ReadOnly;
+        }
+        if present && self.grant(entry, gfn, access) {
+            return Fault::Resume;
+        }
+        if mmu.tables.top_up().is_err() {
+            return Fault::NoMemory;
+        }
+        match self.bring_in(entry, gfn, write, mmu) {
+            Ok(()) => Fault::Resume,
+            Err(fault) => fault,
+        }
+    }
+
+    /// Lets the access through if that needs no page of the process.
+    fn grant(&self, entry: &MemorySlot, gfn: Gfn, access: Access) -> bool {
+        let reader = self.memory.nested.read();
+        let granted = reader.grant(gfn, access, self.largest(entry));
+        if granted && access == Access::Write {
+            // After the permission: whoever clears the log does it the other
+            // way round, so that no write is lost.
+            entry.mark_dirty(gfn);
+        }
+        granted
+    }
+
+    /// Maps the process's page. `Ok` also when it has to be tried again.
+    fn bring_in(
+        &self,
+        entry: &MemorySlot,
+        gfn: Gfn,
+        write: bool,
+        mmu: &mut VcpuMmu,
+    ) -> Result<(), Fault> {
+        let memory = self.memory;
+        let hva = entry.slot.hva_of(gfn).ok_or(Fault::Mmio)?;
+        let ticket = memory.invalidations.ticket();
+        let page = pin::pin(hva, write).map_err(|error| give_up(hva, error))?;
+        let size = self.leaf_size(entry, gfn, hva);
+        let permissions = permissions(entry, &page, write);
+        let start = Hva(hva.0 & !size.bytes().wrapping_sub(1));
+
+        let reader = memory.nested.read();
+        let end = start.wrapping_add(size.bytes());
+        if !memory.invalidations.allow(ticket, start, end) {
+            return Ok(());
+        }
+        let installed = reader.map(gfn, size, page.hpa(), permissions, &mut mmu.tables);
+        if permissions.may_write {
+            page.mark_dirty();
+        }
+        if write {
+            entry.mark_dirty(gfn);
+        }
+        drop(reader);
+        if installed == Ok(Installed::Replaced) {
+            memory.flush();
+        }
+        Ok(())
+    }
+
+    /// The largest leaf that may map a frame of the slot.
+    #[inline]
+    fn largest(&self, entry: &MemorySlot) -> Level {
+        if entry.log.is_some() {
+            Level::Size4K
+        } else {
+            self.memory.largest
+        }
+    }
+
+    /// The largest leaf for a frame at `hva`: what the slot and the process's
+    /// own page tables have in one piece.
+    fn leaf_size(&self, entry: &MemorySlot, gfn: Gfn, hva: Hva) -> Level {
+        let largest = self.largest(entry);
+        if largest == Level::Size4K || !entry.slot.block_fits(gfn, Level::Size2M.order()) {
+            return Level::Size4K;
+        }
+        let host = pin::host_level(hva).unwrap_or(Level::Size4K).min(largest);
+        if host == Level::Size1G && !entry.slot.block_fits(gfn, host.order()) {
+            return Level::Size2M;
+        }
+        host
+    }
+}
+
+/// What the leaf for a page allows.
+fn permissions(entry: &MemorySlot, page: &Pinned, write: bool) -> Permissions {
+    let may_write = page.is_writable() && !entry.slot.read_only();
+    Permissions {
+        // A write that is to be logged has to be seen.
+        write: may_write && (write || entry.log.is_none()),
+        may_write,
+        execute: true,
+    }
+}
+
+/// What a page that could not be had means for the guest.
+#[cold]
+fn give_up(hva: Hva, error: PinError) -> Fault {
+    match error {
+        PinError::Fault => Fault::BadAddress,
+        PinError::Interrupted => Fault::Interrupted,
+        PinError::HwPoison => {
+            pin::send_hwpoison(hva);
+            Fault::HwPoison
+        }
+    }
+}
