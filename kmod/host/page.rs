@@ -29,10 +29,11 @@ const MAX_ORDER: u32 = 10;
 /// # Invariants
 ///
 /// `address` is what the page allocator gave for `order`, and this value is the
-/// only one that frees it.
+/// only one that frees it; there are `len` bytes.
 pub struct HostPages {
     address: NonNull<u8>,
     order: u32,
+    len: usize,
 }
 
 // SAFETY: The pages are plain memory without thread affinity; whoever reads or
@@ -57,13 +58,17 @@ impl HostPages {
         let address = unsafe { bindings::get_free_pages_noprof(flags, order) };
         let address = NonNull::new(address as *mut u8).ok_or(ENOMEM)?;
         // INVARIANT: Just allocated with this order.
-        Ok(Self { address, order })
+        Ok(Self {
+            address,
+            order,
+            len: PAGE_BYTES << order,
+        })
     }
 
     /// Size in bytes.
     #[inline]
     pub fn len(&self) -> usize {
-        PAGE_BYTES << self.order
+        self.len
     }
 
     /// Physical address of the first byte.
