@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Tests of the KVM ABI, one module per subject. See `tests/README.md`.
+
+mod cpu;
+mod memslots;
+mod mmio;
+mod pio;
+mod registers;
+mod system;
+mod vcpu;
+mod vm;
+
+fn main() {
+    std::process::exit(ironvm_abi_tests::harness::main(&[
+        system::TESTS,
+        vm::TESTS,
+        vcpu::TESTS,
+        memslots::TESTS,
+        registers::TESTS,
+        pio::TESTS,
+        mmio::TESTS,
+        cpu::TESTS,
+    ]));
+}
