@@ -10,9 +10,18 @@
 // where `pub` is their interface.
 #![allow(unreachable_pub)]
 
+use crate::host::cpu::Virtualization;
+use crate::host::file::Device;
+use crate::hw::svm::Svm;
+use crate::hw::Vendor;
+use core::marker::PhantomData;
 use kernel::prelude::*;
 
+mod api;
+mod host;
+mod hw;
 mod pc;
+mod vm;
 
 #[allow(dead_code, reason = "the ABI is declared whole")]
 #[path = "../uapi/src/abi.rs"]
@@ -26,10 +35,61 @@ module! {
     license: "GPL",
 }
 
-struct KvmModule;
+/// What the vendor holds for all vCPUs, as long as this lives.
+struct Globals<V: Vendor>(PhantomData<fn() -> V>);
+
+impl<V: Vendor> Globals<V> {
+    fn new() -> Result<Self> {
+        V::load_globals()?;
+        let this = Self(PhantomData);
+        vm::model::init::<V>()?;
+        Ok(this)
+    }
+}
+
+impl<V: Vendor> Drop for Globals<V> {
+    fn drop(&mut self) {
+        // SAFETY: Dropped after the device node and with virtualization off:
+        // no file of the module is open, so no vCPU is left.
+        unsafe {
+            vm::model::exit();
+            V::unload_globals();
+        }
+    }
+}
+
+/// The module on one vendor's processors. Fields are dropped in this order.
+struct Running<V: Vendor> {
+    /// The way in.
+    _device: Device,
+    /// The extension, on every CPU.
+    _virtualization: Virtualization<V>,
+    _globals: Globals<V>,
+}
+
+impl<V: Vendor> Running<V> {
+    fn start() -> Result<Self> {
+        V::probe()?;
+        let globals = Globals::new()?;
+        let virtualization = Virtualization::enable()?;
+        let device = host::file::register_device::<api::SystemFile<V>>()?;
+        pr_info!("{} virtual machines are ready to run\n", V::NAME);
+        Ok(Self {
+            _device: device,
+            _virtualization: virtualization,
+            _globals: globals,
+        })
+    }
+}
+
+struct KvmModule {
+    _svm: Running<Svm>,
+}
 
 impl kernel::Module for KvmModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self)
+        Ok(Self {
+            _svm: Running::start()?,
+        })
     }
 }

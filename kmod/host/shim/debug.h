@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef IRONVM_SHIM_DEBUG_H
+#define IRONVM_SHIM_DEBUG_H
+
+void iv_restore_host_breakpoints(void);
+void iv_machine_check(void);
+
+#endif

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How this CPU runs a guest.
+//!
+//! A vendor is a type: the run loop and everything above it is generic over
+//! [`Vendor`] and instantiated once for the processor the module loads on, so
+//! no exit goes through a pointer. A vendor's value is the hardware half of one
+//! vCPU and belongs to the thread that holds that vCPU.
+
+pub mod nested;
+pub mod svm;
+
+use crate::host::cpu::CpuHooks;
+use crate::host::task::IrqOff;
+use crate::pc::addr::Gpa;
+use crate::pc::addr::Hpa;
+use crate::pc::cpuid::Feature;
+use crate::pc::regs::Attributes;
+use crate::pc::regs::DescriptorTable;
+use crate::pc::regs::Gprs;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::SegReg;
+use crate::pc::regs::Segment;
+use kernel::prelude::*;
+
+/// Why the guest stopped, in terms that no longer know the vendor.
+#[derive(Clone, Copy, Debug)]
+pub enum Exit {
+    /// The host has an interrupt to take: it is delivered once interrupts are on.
+    HostInterrupt,
+    /// The host had an NMI; it has been taken already.
+    HostNmi,
+    /// The guest can take an interrupt now.
+    InterruptWindow,
+    /// The guest can take an NMI now, or is nearer to it: look again.
+    NmiWindow,
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Hlt,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// INVD or WBINVD.
+    CacheFlush,
+    /// PAUSE, too often in a row.
+    Pause,
+    /// MONITOR or MWAIT.
+    MonitorWait,
+    /// XSETBV.
+    SetXcr,
+    /// RDPMC.
+    ReadPmc,
+    /// An instruction that this guest's processor does not have.
+    Undefined,
+    /// An access to a control register.
+    ControlRegister(RegisterAccess),
+    /// An access to a debug register.
+    DebugRegister(RegisterAccess),
+    /// IN, OUT, INS or OUTS.
+    Io(IoExit),
+    /// A guest physical address without a (sufficient) translation.
+    NestedFault(NestedFault),
+    /// An intercepted exception.
+    Exception {
+        /// Vector.
+        vector: u8,
+        /// Error code, where the vector has one.
+        error_code: Option<u32>,
+    },
+    /// A hardware task switch.
+    TaskSwitch,
+    /// Triple fault.
+    Shutdown,
+    /// The processor refused the guest state.
+    EntryFailed {
+        /// The processor's reason.
+        reason: u64,
+    },
+    /// An exit that nothing asked for.
+    Unexpected {
+        /// The processor's exit code.
+        code: u64,
+    },
+}
+
+/// An access to a control or debug register, as far as the processor tells it.
+#[derive(Clone, Copy, Debug)]
+pub enum RegisterAccess {
+    /// The processor gives no operands: they come from the instruction.
+    Decode,
+    /// MOV between a general register and register `number`.
+    Move {
+        /// Number of the control or debug register.
+        number: u8,
+        /// Number of the general register.
+        gpr: u8,
+        /// To the control or debug register.
+        write: bool,
+    },
+}
+
+/// An I/O instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct IoExit {
+    /// Port.
+    pub port: u16,
+    /// Operand size in bytes: 1, 2 or 4.
+    pub size: u8,
+    /// IN or INS.
+    pub input: bool,
+    /// INS or OUTS.
+    pub string: bool,
+    /// Address of the next instruction, where the processor gives it.
+    pub next_rip: Option<u64>,
+}
+
+/// What the processor says of a nested page fault.
+#[derive(Clone, Copy, Debug)]
+pub struct NestedFault {
+    /// Where.
+    pub gpa: Gpa,
+    /// The access was a write.
+    pub write: bool,
+    /// The access was an instruction fetch.
+    pub fetch: bool,
+    /// The access was the processor's own, to a guest page table.
+    pub table_walk: bool,
+}
+
+/// An event that a VM entry delivers, or that an exit cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// External interrupt.
+    Interrupt(u8),
+    /// Non-maskable interrupt.
+    Nmi,
+    /// Exception, with its error code.
+    Exception(u8, Option<u32>),
+    /// INT n: delivered again by executing the instruction again.
+    SoftwareInterrupt(u8),
+}
+
+/// The state behind MSRs that the processor switches itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HwMsr {
+    /// STAR.
+    Star,
+    /// LSTAR.
+    Lstar,
+    /// CSTAR.
+    Cstar,
+    /// SFMASK.
+    Sfmask,
+    /// KERNEL_GS_BASE.
+    KernelGsBase,
+    /// SYSENTER_CS.
+    SysenterCs,
+    /// SYSENTER_ESP.
+    SysenterEsp,
+    /// SYSENTER_EIP.
+    SysenterEip,
+    /// PAT.
+    Pat,
+    /// DEBUGCTL.
+    DebugCtl,
+}
+
+/// The registers that every exit needs, kept outside the hardware's block.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Registers {
+    /// General registers.
+    pub gprs: Gprs,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Flags.
+    pub rflags: Rflags,
+}
+
+/// What this host's processors do with nested page tables.
+#[derive(Clone, Copy, Debug)]
+pub struct NestedConfig {
+    /// Levels of the tables: 4 or 5.
+    pub levels: u8,
+    /// Largest leaf.
+    pub largest: nested::Level,
+    /// Width of a guest physical address in bits.
+    pub physical_bits: u8,
+}
+
+/// What is the same for every vCPU of one virtual machine.
+#[derive(Clone, Copy)]
+pub struct VmSetup {
+    /// Root of the nested page tables.
+    pub nested_root: Hpa,
+}
+
+/// The hardware half of one vCPU.
+///
+/// [`CpuHooks`]: what it does on each CPU of the host.
+pub trait Vendor: CpuHooks + Sized + Send {
+    /// Name of the extension, for people.
+    const NAME: &'static str;
+
+    /// The layout of nested page tables.
+    type Nested: nested::Format;
+
+    /// Bit 8 is reserved in upper page table entries.
+    const RESERVES_GLOBAL: bool;
+
+    /// Features of this vendor's processors that guests are not given.
+    const WITHHELD: &'static [Feature];
+
+    /// How nested page tables are to be built on this host.
+    fn nested_config() -> NestedConfig;
+
+    /// Whether this processor can run guests; says why not in the kernel log.
+    fn probe() -> Result;
+
+    /// Makes what all CPUs share. Called once, before any other function but
+    /// [`Vendor::probe`].
+    fn load_globals() -> Result;
+
+    /// Frees what [`Vendor::load_globals`] made.
+    ///
+    /// # Safety
+    ///
+    /// No vCPU is left, and the extension is off on every CPU.
+    unsafe fn unload_globals();
+
+    /// The state of a processor after RESET.
+    fn new(setup: &VmSetup) -> Result<Self>;
+
+    /// INIT: the state of a processor after RESET, but for MSRs.
+    fn init(&mut self);
+
+    /// Before the first entry after interrupts were on: makes this CPU the one
+    /// that runs the vCPU. `moved`: the last entry was on another.
+    fn load(&mut self, off: &IrqOff, moved: bool);
+
+    /// Forgets every cached translation before the next entry.
+    fn flush_tlb(&mut self);
+
+    /// Runs the guest until it exits, after [`Vendor::load`] on this CPU.
+    fn enter(&mut self, off: &IrqOff, regs: &mut Registers);
+
+    /// Why the last [`Vendor::enter`] returned. Called once after it.
+    fn exit(&mut self, regs: &mut Registers) -> Exit;
+
+    /// The event whose delivery the last exit cut off.
+    fn interrupted_event(&self) -> Option<Event>;
+
+    /// Length of the exiting instruction, where the processor tells.
+    fn instruction_length(&self, regs: &Registers) -> Option<u8>;
+
+    /// Delivers `event` at the next entry.
+    fn inject(&mut self, event: Event);
+
+    /// Takes back an event that has not been delivered.
+    fn cancel_injection(&mut self);
+
+    /// Asks for [`Exit::InterruptWindow`].
+    fn request_interrupt_window(&mut self, on: bool);
+
+    /// The guest handles an NMI: it takes no other before its IRET.
+    fn nmi_blocked(&self, regs: &Registers) -> bool;
+
+    /// Sets or ends that. Injecting an NMI sets it.
+    fn set_nmi_blocked(&mut self, on: bool);
+
+    /// Asks for an exit as soon as an NMI can be delivered.
+    fn request_nmi_window(&mut self, regs: &mut Registers);
+
+    /// The guest is in the shadow of STI or MOV SS.
+    fn interrupt_shadow(&self) -> bool;
+
+    /// Sets or ends the shadow.
+    fn set_interrupt_shadow(&mut self, on: bool);
+
+    /// The guest's CR8, which it writes without an exit.
+    fn cr8(&self) -> u8;
+
+    /// Sets what the guest reads in CR8.
+    fn set_cr8(&mut self, value: u8);
+
+    /// Asks for an exit when the guest writes CR8: it masks an interrupt now.
+    fn intercept_cr8_write(&mut self, on: bool);
+
+    /// Segment register.
+    fn segment(&self, which: SegReg) -> Segment;
+    /// Sets a segment register.
+    fn set_segment(&mut self, which: SegReg, segment: &Segment);
+    /// Base of a segment register alone.
+    fn segment_base(&self, which: SegReg) -> u64;
+    /// Attributes of CS alone: with CR0 and EFER they are the mode.
+    fn code_attributes(&self) -> Attributes;
+    /// Current privilege level.
+    fn cpl(&self) -> u8;
+    /// Sets the privilege level (it follows SS on a processor that keeps no CPL).
+    fn set_cpl(&mut self, cpl: u8);
+    /// Global descriptor table register.
+    fn gdtr(&self) -> DescriptorTable;
+    /// Sets the global descriptor table register.
+    fn set_gdtr(&mut self, table: DescriptorTable);
+    /// Interrupt descriptor table register.
+    fn idtr(&self) -> DescriptorTable;
+    /// Sets the interrupt descriptor table register.
+    fn set_idtr(&mut self, table: DescriptorTable);
+
+    /// CR0 as the guest sees it.
+    fn cr0(&self) -> u64;
+    /// Sets CR0. The value has been checked.
+    fn set_cr0(&mut self, value: u64);
+    /// CR2.
+    fn cr2(&self) -> u64;
+    /// Sets CR2.
+    fn set_cr2(&mut self, value: u64);
+    /// CR3.
+    fn cr3(&self) -> u64;
+    /// Sets CR3.
+    fn set_cr3(&mut self, value: u64);
+    /// CR4 as the guest sees it.
+    fn cr4(&self) -> u64;
+    /// Sets CR4. The value has been checked.
+    fn set_cr4(&mut self, value: u64);
+    /// EFER as the guest sees it.
+    fn efer(&self) -> u64;
+    /// Sets EFER. The value has been checked.
+    fn set_efer(&mut self, value: u64);
+    /// The PAE directory pointers, if the processor keeps copies of them.
+    fn pdptes(&self) -> Option<[u64; 4]> {
+        None
+    }
+    /// Sets the PAE directory pointers, if the processor keeps copies of them.
+    fn set_pdptes(&mut self, _pointers: &[u64; 4]) {}
+    /// DR6 as the guest left it.
+    fn dr6(&self) -> u64;
+    /// Sets DR6.
+    fn set_dr6(&mut self, value: u64);
+    /// Sets the DR7 that is in force while the guest runs.
+    fn set_dr7(&mut self, value: u64);
+
+    /// Reads an MSR that the processor switches.
+    fn msr(&self, which: HwMsr) -> u64;
+    /// Writes an MSR that the processor switches. The value has been checked.
+    fn set_msr(&mut self, which: HwMsr, value: u64);
+
+    /// Sets what the processor adds to the TSC for the guest.
+    fn set_tsc_offset(&mut self, offset: u64);
+
+    /// Intercepts the exceptions whose bits are set, beyond those always taken.
+    fn set_exception_intercepts(&mut self, vectors: u32);
+
+    /// Lets HLT run without an exit (KVM_CAP_X86_DISABLE_EXITS), or not.
+    fn set_hlt_intercept(&mut self, on: bool);
+}

@@ -1,0 +1,671 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! AMD SVM: one vCPU is one VMCB.
+//!
+//! Needs nested paging (APM vol. 2, 15.25). Uses NRIP save, decode assists,
+//! flush by ASID and clean bits where the processor has them; without them the
+//! exiting instruction is decoded, a flush takes a new ASID, and the processor
+//! reads the whole VMCB.
+
+mod cpu;
+mod exit;
+mod insn;
+mod nmi;
+mod permission;
+mod vmcb;
+
+use self::cpu::Asid;
+use self::cpu::Features;
+use self::nmi::NmiState;
+use self::permission::PermissionMaps;
+use self::vmcb::Clean;
+use self::vmcb::CrIntercepts;
+use self::vmcb::EventInfo;
+use self::vmcb::InterruptState;
+use self::vmcb::Intercepts3;
+use self::vmcb::Intercepts4;
+use self::vmcb::VirtualInterrupt;
+use self::vmcb::Vmcb;
+use self::vmcb::VmcbSegment;
+use super::nested;
+use super::Event;
+use super::Exit;
+use super::HwMsr;
+use super::NestedConfig;
+use super::Registers;
+use super::Vendor;
+use super::VmSetup;
+use crate::host::cpu as host_cpu;
+use crate::host::cpu::CpuHooks;
+use crate::host::cpu::Extension;
+use crate::host::page_box::PageBox;
+use crate::host::page_box::PageData;
+use crate::host::task::IrqOff;
+use crate::host::task::PreemptOff;
+use crate::pc::cpuid::Feature;
+use crate::pc::regs::Attributes;
+use crate::pc::regs::Cr0;
+use crate::pc::regs::Cr4;
+use crate::pc::regs::DescriptorTable;
+use crate::pc::regs::Dr6;
+use crate::pc::regs::Dr7;
+use crate::pc::regs::Efer;
+use crate::pc::regs::Reg;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::SegReg;
+use crate::pc::regs::Segment;
+use crate::pc::regs::Vector;
+use kernel::prelude::*;
+
+extern "C" {
+    /// See `vmenter.S`.
+    fn iv_svm_enter(gprs: *mut [u64; 16], guest_vmcb: u64, host_vmcb: u64);
+}
+
+/// Exceptions that the host must see whatever the guest does: a machine check
+/// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
+/// same way again never end inside the processor.
+const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
+    | 1 << Vector::Alignment as u32
+    | 1 << Vector::Debug as u32;
+
+/// The value of PAT after RESET (APM vol. 2, 7.8.1).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// CR0 bits that would turn the host's caches off under the guest; the guest
+/// reads back what it wrote.
+const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
+
+/// One vCPU on SVM.
+pub struct Svm {
+    vmcb: PageBox<Vmcb>,
+    asid: Asid,
+    /// CR0 as the guest wrote it.
+    cr0: Cr0,
+    features: Features,
+    maps: PermissionMaps,
+    /// Where this CPU keeps the host's half of VMLOAD and VMSAVE.
+    host_vmcb: u64,
+    flush: bool,
+    nmi: nmi::Nmi,
+}
+
+impl Svm {
+    fn dirty(&mut self, what: Clean) {
+        self.vmcb.control.clean.set(what, false);
+    }
+
+    /// Intercepts and permission maps, which do not change with the guest.
+    fn set_up_control(&mut self) {
+        let control = &mut self.vmcb.control;
+        control.cr = CrIntercepts::WRITE_CR4;
+        control.dr = u32::MAX;
+        control.exceptions = ALWAYS_INTERCEPTED;
+        control.intercepts3 = Intercepts3::INTR
+            .with(Intercepts3::NMI)
+            .with(Intercepts3::SMI)
+            .with(Intercepts3::INIT)
+            .with(Intercepts3::SELECTIVE_CR0)
+            .with(Intercepts3::RDPMC)
+            .with(Intercepts3::CPUID)
+            .with(Intercepts3::INVD)
+            .with(Intercepts3::HLT)
+            .with(Intercepts3::INVLPGA)
+            .with(Intercepts3::IOIO)
+            .with(Intercepts3::MSR)
+            .with(Intercepts3::SHUTDOWN);
+        control.intercepts4 = Intercepts4::VMRUN
+            .with(Intercepts4::VMMCALL)
+            .with(Intercepts4::VMLOAD)
+            .with(Intercepts4::VMSAVE)
+            .with(Intercepts4::STGI)
+            .with(Intercepts4::CLGI)
+            .with(Intercepts4::SKINIT)
+            .with(Intercepts4::WBINVD)
+            .with(Intercepts4::MONITOR)
+            .with(Intercepts4::MWAIT)
+            .with(Intercepts4::XSETBV)
+            .with(Intercepts4::RDPRU);
+        control.iopm_base = self.maps.io().0;
+        control.msrpm_base = self.maps.msr().0;
+        control.vintr = VirtualInterrupt::V_INTR_MASKING;
+        control.nested_ctl = vmcb::NESTED_PAGING;
+    }
+
+    /// Registers after RESET or INIT (APM vol. 2, 14.1.3).
+    fn reset_registers(&mut self) {
+        let save = &mut self.vmcb.save;
+        for (segment, selector) in [
+            (&mut save.es, 0),
+            (&mut save.ss, 0),
+            (&mut save.ds, 0),
+            (&mut save.fs, 0),
+            (&mut save.gs, 0),
+        ] {
+            segment.store(&Segment::real_mode(selector, Attributes::DATA16));
+        }
+        save.cs.store(&Segment {
+            base: 0xffff_0000,
+            limit: 0xffff,
+            selector: 0xf000,
+            attributes: Attributes::CODE16,
+        });
+        save.ldtr.store(&Segment {
+            limit: 0xffff,
+            attributes: Attributes::LDT,
+            ..Segment::default()
+        });
+        save.tr.store(&Segment {
+            limit: 0xffff,
+            attributes: Attributes::TSS_BUSY,
+            ..Segment::default()
+        });
+        save.cpl = 0;
+        save.gdtr = VmcbSegment {
+            limit: 0xffff,
+            ..VmcbSegment::default()
+        };
+        save.idtr = save.gdtr;
+        save.cr2 = 0;
+        save.cr3 = 0;
+        save.cr4 = 0;
+        save.dr6 = Dr6::RESET.0;
+        save.dr7 = Dr7::RESET.0;
+        self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
+        self.set_efer(0);
+        self.vmcb.control.clean = Clean::NONE;
+    }
+
+    fn segment_slot(&self, which: SegReg) -> &VmcbSegment {
+        let save = &self.vmcb.save;
+        match which {
+            SegReg::Es => &save.es,
+            SegReg::Cs => &save.cs,
+            SegReg::Ss => &save.ss,
+            SegReg::Ds => &save.ds,
+            SegReg::Fs => &save.fs,
+            SegReg::Gs => &save.gs,
+            SegReg::Ldtr => &save.ldtr,
+            SegReg::Tr => &save.tr,
+        }
+    }
+
+    fn segment_slot_mut(&mut self, which: SegReg) -> &mut VmcbSegment {
+        let save = &mut self.vmcb.save;
+        match which {
+            SegReg::Es => &mut save.es,
+            SegReg::Cs => &mut save.cs,
+            SegReg::Ss => &mut save.ss,
+            SegReg::Ds => &mut save.ds,
+            SegReg::Fs => &mut save.fs,
+            SegReg::Gs => &mut save.gs,
+            SegReg::Ldtr => &mut save.ldtr,
+            SegReg::Tr => &mut save.tr,
+        }
+    }
+
+    fn intercept_iret(&mut self, on: bool) {
+        self.vmcb.control.intercepts3.set(Intercepts3::IRET, on);
+        self.dirty(Clean::INTERCEPTS);
+    }
+
+    #[cold]
+    fn exit_in_nmi(&mut self, regs: &mut Registers) -> Exit {
+        let stepped = self.nmi.end_step(regs);
+        self.nmi.look(regs);
+        let exit = exit::decode(&self.vmcb.control, self.features.decode_assists);
+        match exit {
+            Exit::NmiWindow => {
+                self.nmi.state = NmiState::Leaving { iret: regs.rip };
+                self.intercept_iret(false);
+                exit
+            }
+            Exit::Exception { vector: 1, .. } if stepped => Exit::NmiWindow,
+            _ => exit,
+        }
+    }
+
+    /// Before VMRUN: an ASID of this CPU, and the flush that was asked for.
+    #[inline]
+    fn prepare_tlb(&mut self, off: &IrqOff) {
+        if !self.flush && self.asid.is_current(off) {
+            return;
+        }
+        self.flush = false;
+        let control = &mut self.vmcb.control;
+        if self.asid.is_current(off) && self.features.flush_by_asid {
+            control.tlb_control = vmcb::TLB_FLUSH_ASID;
+            return;
+        }
+        let (asid, wrapped) = Asid::allocate(off);
+        self.asid = asid;
+        control.asid = asid.number();
+        control.tlb_control = if wrapped {
+            vmcb::TLB_FLUSH_ALL
+        } else if self.features.flush_by_asid {
+            vmcb::TLB_FLUSH_ASID
+        } else {
+            0
+        };
+        control.clean.set(Clean::ASID, false);
+    }
+}
+
+impl CpuHooks for Svm {
+    const EXTENSION: Extension = Extension::Svm;
+
+    fn online(off: &IrqOff) -> Result {
+        cpu::online(off)
+    }
+
+    fn offline(off: &IrqOff) {
+        cpu::offline(off);
+    }
+}
+
+// SAFETY: The VMCB is integers only; addresses in it are for the processor and
+// set by this module's vendor code alone.
+unsafe impl PageData for Vmcb {}
+
+impl Vendor for Svm {
+    const NAME: &'static str = "AMD SVM";
+
+    type Nested = nested::Npt;
+
+    const RESERVES_GLOBAL: bool = true;
+
+    const WITHHELD: &'static [Feature] = &[];
+
+    fn nested_config() -> NestedConfig {
+        let five_levels = host_cpu::host_cr4(&PreemptOff::new()) & Cr4::LA57.0 != 0;
+        // The nested walk uses the host's own paging mode (15.25.3), whose
+        // addresses are canonical: only the lower half is guest physical.
+        NestedConfig {
+            levels: if five_levels { 5 } else { 4 },
+            largest: if cpu::has_gib_pages() {
+                nested::Level::Size1G
+            } else {
+                nested::Level::Size2M
+            },
+            physical_bits: host_cpu::host_physical_bits().min(if five_levels { 52 } else { 48 }),
+        }
+    }
+
+    fn probe() -> Result {
+        cpu::probe()
+    }
+
+    fn load_globals() -> Result {
+        permission::init()?;
+        cpu::init()
+    }
+
+    unsafe fn unload_globals() {
+        // SAFETY: By the precondition.
+        unsafe {
+            cpu::exit();
+            permission::exit();
+        }
+    }
+
+    fn new(setup: &VmSetup) -> Result<Self> {
+        let mut svm = Self {
+            vmcb: PageBox::new()?,
+            asid: Asid::NONE,
+            cr0: Cr0(0),
+            features: Features::of_this_cpu(),
+            maps: PermissionMaps::shared(),
+            host_vmcb: 0,
+            flush: true,
+            nmi: nmi::Nmi::new(),
+        };
+        svm.vmcb.control.nested_cr3 = setup.nested_root.0;
+        svm.vmcb.save.g_pat = PAT_RESET;
+        svm.set_up_control();
+        svm.reset_registers();
+        Ok(svm)
+    }
+
+    fn init(&mut self) {
+        self.reset_registers();
+        self.set_nmi_blocked(false);
+        self.set_interrupt_shadow(false);
+        self.request_interrupt_window(false);
+    }
+
+    fn load(&mut self, off: &IrqOff, moved: bool) {
+        self.host_vmcb = cpu::save_host(off);
+        if moved {
+            // What this CPU's TLB and VMCB cache remember of the vCPU is stale.
+            self.asid = Asid::NONE;
+            self.vmcb.control.clean = Clean::NONE;
+        }
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+
+    #[inline]
+    fn enter(&mut self, off: &IrqOff, regs: &mut Registers) {
+        self.prepare_tlb(off);
+        let save = &mut self.vmcb.save;
+        save.rax = regs.gprs.get(Reg::Rax);
+        save.rsp = regs.gprs.get(Reg::Rsp);
+        save.rip = regs.rip;
+        save.rflags = regs.rflags.0;
+        let vmcb = self.vmcb.hpa().0;
+        // SAFETY: Interrupts are off, this CPU has SVM enabled and its host
+        // save areas set (`load`), and the VMCB is consistent, nested paging
+        // on, with the host's own memory out of the guest's reach.
+        unsafe { iv_svm_enter(&mut regs.gprs.0, vmcb, self.host_vmcb) };
+        let save = &self.vmcb.save;
+        regs.gprs.set(Reg::Rax, save.rax);
+        regs.gprs.set(Reg::Rsp, save.rsp);
+        regs.rip = save.rip;
+        regs.rflags = Rflags(save.rflags);
+        let control = &mut self.vmcb.control;
+        control.tlb_control = 0;
+        control.event_inject = EventInfo(0);
+        control.clean = self.features.clean_after_exit;
+    }
+
+    #[inline]
+    fn exit(&mut self, regs: &mut Registers) -> Exit {
+        if self.nmi.is_active() {
+            return self.exit_in_nmi(regs);
+        }
+        exit::decode(&self.vmcb.control, self.features.decode_assists)
+    }
+
+    #[inline]
+    fn interrupted_event(&self) -> Option<Event> {
+        exit::event(self.vmcb.control.exit_int_info)
+    }
+
+    #[inline]
+    fn instruction_length(&self, regs: &Registers) -> Option<u8> {
+        if !self.features.next_rip_save {
+            return None;
+        }
+        let length = self.vmcb.control.next_rip.wrapping_sub(regs.rip);
+        (1..=15).contains(&length).then_some(length as u8)
+    }
+
+    #[inline]
+    fn inject(&mut self, event: Event) {
+        if event == Event::Nmi {
+            self.set_nmi_blocked(true);
+        }
+        self.vmcb.control.event_inject = exit::injection(event);
+    }
+
+    fn cancel_injection(&mut self) {
+        self.vmcb.control.event_inject = EventInfo(0);
+    }
+
+    fn request_interrupt_window(&mut self, on: bool) {
+        let control = &mut self.vmcb.control;
+        if control.intercepts3.has(Intercepts3::VINTR) == on {
+            return;
+        }
+        // A virtual interrupt that is never taken: its intercept is the window.
+        control.intercepts3.set(Intercepts3::VINTR, on);
+        control.vintr.set(
+            VirtualInterrupt::V_IRQ
+                .with(VirtualInterrupt::V_IGNORE_TPR)
+                .with(VirtualInterrupt::V_PRIORITY_MAX),
+            on,
+        );
+        self.dirty(Clean::INTERCEPTS.with(Clean::INTERRUPT));
+    }
+
+    fn nmi_blocked(&self, regs: &Registers) -> bool {
+        self.nmi.blocked(regs)
+    }
+
+    fn set_nmi_blocked(&mut self, on: bool) {
+        self.nmi.state = if on {
+            NmiState::Blocked
+        } else {
+            NmiState::Open
+        };
+        self.intercept_iret(on);
+    }
+
+    fn request_nmi_window(&mut self, regs: &mut Registers) {
+        // While the handler runs its IRET exits; then only an instruction is
+        // in the way.
+        if self.vmcb.control.event_inject.has(EventInfo::VALID) {
+            // The flags on the stack of an event must not have our TF: exit
+            // again as soon as the event is delivered.
+            host_cpu::send_reschedule(host_cpu::raw_current_cpu());
+        } else if self.nmi.state != NmiState::Blocked {
+            self.nmi.step_over(regs);
+        }
+    }
+
+    #[inline]
+    fn interrupt_shadow(&self) -> bool {
+        self.vmcb
+            .control
+            .interrupt_state
+            .has(InterruptState::SHADOW)
+    }
+
+    #[inline]
+    fn set_interrupt_shadow(&mut self, on: bool) {
+        self.vmcb
+            .control
+            .interrupt_state
+            .set(InterruptState::SHADOW, on);
+    }
+
+    #[inline]
+    fn cr8(&self) -> u8 {
+        (self.vmcb.control.vintr.0 & 0xf) as u8
+    }
+
+    #[inline]
+    fn set_cr8(&mut self, value: u8) {
+        let vintr = &mut self.vmcb.control.vintr;
+        let new = (vintr.0 & !VirtualInterrupt::V_TPR.0) | u64::from(value & 0xf);
+        if vintr.0 != new {
+            vintr.0 = new;
+            self.dirty(Clean::INTERRUPT);
+        }
+    }
+
+    fn intercept_cr8_write(&mut self, on: bool) {
+        if self.vmcb.control.cr.has(CrIntercepts::WRITE_CR8) != on {
+            self.vmcb.control.cr.set(CrIntercepts::WRITE_CR8, on);
+            self.dirty(Clean::INTERCEPTS);
+        }
+    }
+
+    fn segment(&self, which: SegReg) -> Segment {
+        self.segment_slot(which).load()
+    }
+
+    fn set_segment(&mut self, which: SegReg, segment: &Segment) {
+        self.segment_slot_mut(which).store(segment);
+        if which == SegReg::Ss {
+            self.vmcb.save.cpl = segment.attributes.dpl();
+        }
+        self.dirty(Clean::SEGMENTS);
+    }
+
+    #[inline]
+    fn segment_base(&self, which: SegReg) -> u64 {
+        self.segment_slot(which).base
+    }
+
+    #[inline]
+    fn code_attributes(&self) -> Attributes {
+        Attributes(self.vmcb.save.cs.attributes)
+    }
+
+    #[inline]
+    fn cpl(&self) -> u8 {
+        self.vmcb.save.cpl & 3
+    }
+
+    fn set_cpl(&mut self, cpl: u8) {
+        self.vmcb.save.cpl = cpl & 3;
+        self.dirty(Clean::SEGMENTS);
+    }
+
+    fn gdtr(&self) -> DescriptorTable {
+        descriptor_table(&self.vmcb.save.gdtr)
+    }
+
+    fn set_gdtr(&mut self, table: DescriptorTable) {
+        self.vmcb.save.gdtr.base = table.base;
+        self.vmcb.save.gdtr.limit = u32::from(table.limit);
+        self.dirty(Clean::DESCRIPTOR_TABLES);
+    }
+
+    fn idtr(&self) -> DescriptorTable {
+        descriptor_table(&self.vmcb.save.idtr)
+    }
+
+    fn set_idtr(&mut self, table: DescriptorTable) {
+        self.vmcb.save.idtr.base = table.base;
+        self.vmcb.save.idtr.limit = u32::from(table.limit);
+        self.dirty(Clean::DESCRIPTOR_TABLES);
+    }
+
+    #[inline]
+    fn cr0(&self) -> u64 {
+        // TS and MP change without an exit; the cache bits only with one.
+        Cr0(self.vmcb.save.cr0)
+            .with(self.cr0 & CR0_CACHE)
+            .0
+    }
+
+    fn set_cr0(&mut self, value: u64) {
+        self.cr0 = Cr0(value);
+        self.vmcb.save.cr0 = Cr0(value).without(CR0_CACHE).0;
+        // While the guest believes its caches off, what it reads is not what
+        // the processor has.
+        let differs = self.cr0.any(CR0_CACHE);
+        let accesses = CrIntercepts::READ_CR0.with(CrIntercepts::WRITE_CR0);
+        self.vmcb.control.cr.set(accesses, differs);
+        self.dirty(Clean::CONTROL_REGISTERS.with(Clean::INTERCEPTS));
+    }
+
+    #[inline]
+    fn cr2(&self) -> u64 {
+        self.vmcb.save.cr2
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        self.vmcb.save.cr2 = value;
+        self.dirty(Clean::CR2);
+    }
+
+    #[inline]
+    fn cr3(&self) -> u64 {
+        self.vmcb.save.cr3
+    }
+
+    fn set_cr3(&mut self, value: u64) {
+        self.vmcb.save.cr3 = value;
+        self.dirty(Clean::CONTROL_REGISTERS);
+    }
+
+    #[inline]
+    fn cr4(&self) -> u64 {
+        self.vmcb.save.cr4
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        self.vmcb.save.cr4 = value;
+        self.dirty(Clean::CONTROL_REGISTERS);
+    }
+
+    #[inline]
+    fn efer(&self) -> u64 {
+        self.vmcb.save.efer & !Efer::SVME.0
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        self.vmcb.save.efer = value | Efer::SVME.0;
+        self.dirty(Clean::CONTROL_REGISTERS);
+    }
+
+    fn dr6(&self) -> u64 {
+        self.vmcb.save.dr6
+    }
+
+    fn set_dr6(&mut self, value: u64) {
+        if self.vmcb.save.dr6 != value {
+            self.vmcb.save.dr6 = value;
+            self.dirty(Clean::DEBUG_REGISTERS);
+        }
+    }
+
+    fn set_dr7(&mut self, value: u64) {
+        if self.vmcb.save.dr7 != value {
+            self.vmcb.save.dr7 = value;
+            self.dirty(Clean::DEBUG_REGISTERS);
+        }
+    }
+
+    fn msr(&self, which: HwMsr) -> u64 {
+        let save = &self.vmcb.save;
+        match which {
+            HwMsr::Star => save.star,
+            HwMsr::Lstar => save.lstar,
+            HwMsr::Cstar => save.cstar,
+            HwMsr::Sfmask => save.sfmask,
+            HwMsr::KernelGsBase => save.kernel_gs_base,
+            HwMsr::SysenterCs => save.sysenter_cs,
+            HwMsr::SysenterEsp => save.sysenter_esp,
+            HwMsr::SysenterEip => save.sysenter_eip,
+            HwMsr::Pat => save.g_pat,
+            HwMsr::DebugCtl => save.debugctl,
+        }
+    }
+
+    fn set_msr(&mut self, which: HwMsr, value: u64) {
+        let save = &mut self.vmcb.save;
+        match which {
+            HwMsr::Star => save.star = value,
+            HwMsr::Lstar => save.lstar = value,
+            HwMsr::Cstar => save.cstar = value,
+            HwMsr::Sfmask => save.sfmask = value,
+            HwMsr::KernelGsBase => save.kernel_gs_base = value,
+            HwMsr::SysenterCs => save.sysenter_cs = value,
+            HwMsr::SysenterEsp => save.sysenter_esp = value,
+            HwMsr::SysenterEip => save.sysenter_eip = value,
+            HwMsr::Pat => {
+                save.g_pat = value;
+                self.dirty(Clean::NESTED_PAGING);
+            }
+            HwMsr::DebugCtl => save.debugctl = value,
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.control.tsc_offset = offset;
+        self.dirty(Clean::INTERCEPTS);
+    }
+
+    fn set_exception_intercepts(&mut self, vectors: u32) {
+        self.vmcb.control.exceptions = ALWAYS_INTERCEPTED | vectors;
+        self.dirty(Clean::INTERCEPTS);
+    }
+
+    fn set_hlt_intercept(&mut self, on: bool) {
+        self.vmcb.control.intercepts3.set(Intercepts3::HLT, on);
+        self.dirty(Clean::INTERCEPTS);
+    }
+}
+
+fn descriptor_table(table: &VmcbSegment) -> DescriptorTable {
+    DescriptorTable {
+        base: table.base,
+        limit: table.limit as u16,
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events on their way into the guest: exceptions, NMIs and interrupts.
+//!
+//! Priority and blocking follow APM vol. 2, 8.5 and SDM vol. 3A, 7.9. An event
+//! is injected by the VM entry; one whose delivery an exit cut off is delivered
+//! again before anything new.
+
+use crate::hw::Event;
+use crate::hw::Registers;
+use crate::hw::Vendor;
+use crate::pc::regs::Dr6;
+use crate::pc::regs::Exception;
+use crate::pc::regs::FaultPair;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::Vector;
+
+/// NMIs that can wait: one is held by the processor while another is handled.
+const MAX_PENDING_NMIS: u8 = 2;
+
+/// What waits to be delivered to one vCPU.
+#[derive(Default)]
+pub struct EventQueue {
+    /// Being delivered: the entry that carried it did not complete it.
+    pub injected: Option<Event>,
+    /// Raised by an instruction, not yet delivered.
+    pub exception: Option<Exception>,
+    /// Interrupt queued by KVM_INTERRUPT, for a VMM with its own controllers.
+    pub external: Option<u8>,
+    /// NMIs not yet delivered.
+    pub nmis: u8,
+    /// Triple fault: leave for userspace.
+    pub triple_fault: bool,
+}
+
+impl EventQueue {
+    /// Raises an exception, or what it makes of the one that is being
+    /// delivered already (APM vol. 2, 8.2.9).
+    pub fn raise(&mut self, exception: Exception) {
+        let first = match (self.exception.take(), self.injected) {
+            (Some(first), _) => Some(first.vector),
+            (None, Some(Event::Exception(vector, _))) => Vector::from_number(vector),
+            (None, _) => None,
+        };
+        let Some(first) = first else {
+            self.exception = Some(exception);
+            return;
+        };
+        match first.then(exception.vector) {
+            // The first is a fault: its instruction runs again and raises it again.
+            FaultPair::Serial => self.exception = Some(exception),
+            FaultPair::DoubleFault => {
+                self.exception = Some(Exception::with_code(Vector::DoubleFault, 0));
+            }
+            FaultPair::Shutdown => self.triple_fault = true,
+        }
+        if matches!(self.injected, Some(Event::Exception(..))) {
+            self.injected = None;
+        }
+    }
+
+    /// `count` NMIs have arrived.
+    pub fn raise_nmi(&mut self, count: u8, blocked: bool) {
+        let limit = MAX_PENDING_NMIS - u8::from(blocked);
+        self.nmis = self.nmis.saturating_add(count).min(limit);
+    }
+
+    /// The interrupt that has been acknowledged but not delivered.
+    pub fn interrupt_in_flight(&self) -> Option<u8> {
+        match self.injected {
+            Some(Event::Interrupt(vector) | Event::SoftwareInterrupt(vector)) => Some(vector),
+            _ => self.external,
+        }
+    }
+
+    /// Sets the interrupt that has been acknowledged but not delivered.
+    pub fn set_interrupt_in_flight(&mut self, vector: u8) {
+        self.injected = Some(Event::Interrupt(vector));
+    }
+
+    /// Whether an NMI could be delivered and end a HLT.
+    pub fn nmi_ready<V: Vendor>(&self, hw: &V, regs: &Registers) -> bool {
+        self.nmis > 0 && !hw.nmi_blocked(regs)
+    }
+
+    /// Nothing waits, except perhaps an interrupt.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.injected.is_none() && self.exception.is_none() && self.nmis == 0
+    }
+
+    /// Whether the next entry carries something already, so that an interrupt
+    /// has to wait for the one after.
+    #[inline]
+    fn occupied(&self) -> bool {
+        self.injected.is_some()
+    }
+
+    /// After an exit: keeps the event whose delivery was cut off.
+    #[inline]
+    pub fn after_exit<V: Vendor>(&mut self, hw: &V) {
+        // What the entry carried has arrived, unless the processor says
+        // otherwise.
+        self.injected = match hw.interrupted_event() {
+            None => None,
+            // INT n, INT3 and INTO happen again when the instruction does.
+            Some(Event::SoftwareInterrupt(_)) => None,
+            Some(Event::Exception(vector, None))
+                if Vector::from_number(vector).is_some_and(Vector::is_trap) =>
+            {
+                None
+            }
+            event => event,
+        };
+    }
+
+    /// Before an entry: hands the most urgent event to the processor.
+    /// `interrupt` takes the highest interrupt of the controllers when asked.
+    #[inline]
+    pub fn deliver<V: Vendor>(
+        &mut self,
+        hw: &mut V,
+        regs: &mut Registers,
+        interrupt: &mut impl InterruptSource,
+    ) {
+        if !self.is_idle() {
+            self.deliver_queued(hw, regs);
+        }
+        if !interrupt.any(self.external.is_some()) {
+            return;
+        }
+        let open = regs.rflags.has(Rflags::IF) && !hw.interrupt_shadow();
+        if !open || self.occupied() {
+            hw.request_interrupt_window(true);
+            return;
+        }
+        let Some(vector) = self.external.take().or_else(|| interrupt.take()) else {
+            return;
+        };
+        self.inject(hw, Event::Interrupt(vector));
+        // Another one behind it?
+        if interrupt.any(false) {
+            hw.request_interrupt_window(true);
+        }
+    }
+
+    fn inject<V: Vendor>(&mut self, hw: &mut V, event: Event) {
+        self.injected = Some(event);
+        hw.inject(event);
+    }
+
+    fn deliver_queued<V: Vendor>(&mut self, hw: &mut V, regs: &mut Registers) {
+        if let Some(event) = self.injected {
+            hw.inject(event);
+        } else if let Some(exception) = self.exception.take() {
+            self.inject_exception(hw, regs, exception);
+        }
+        if self.nmis == 0 {
+            return;
+        }
+        if self.occupied() || hw.nmi_blocked(regs) || hw.interrupt_shadow() {
+            hw.request_nmi_window(regs);
+            return;
+        }
+        self.nmis -= 1;
+        self.inject(hw, Event::Nmi);
+    }
+
+    fn inject_exception<V: Vendor>(
+        &mut self,
+        hw: &mut V,
+        regs: &mut Registers,
+        exception: Exception,
+    ) {
+        match exception.vector {
+            Vector::PageFault => hw.set_cr2(exception.payload),
+            Vector::Debug => {
+                hw.set_dr6((hw.dr6() & !Dr6::B.0) | exception.payload);
+            }
+            _ => {}
+        }
+        // A fault is pushed with RF so that its handler can return to an
+        // instruction with a breakpoint on it.
+        if !exception.vector.is_trap() && exception.vector != Vector::Debug {
+            regs.rflags = regs.rflags.with(Rflags::RF);
+        }
+        // In real mode nothing pushes an error code.
+        let code = exception.error_code.filter(|_| hw.cr0() & 1 != 0);
+        self.inject(hw, Event::Exception(exception.vector.number(), code));
+    }
+}
+
+/// The interrupt controllers, as the queue asks them.
+pub trait InterruptSource {
+    /// Whether an interrupt could be taken now; `external`: one is queued
+    /// beside the controllers.
+    fn any(&mut self, external: bool) -> bool;
+    /// Acknowledges the highest one.
+    fn take(&mut self) -> Option<u8>;
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The one match over exits, and the answers that need no file of their own.
+
+use super::run::Context;
+use super::run::Handled;
+use super::run::Step;
+use super::vcpu::MpState;
+use super::vcpu::Vcpu;
+use crate::host::machine_check;
+use crate::hw::Exit;
+use crate::hw::Vendor;
+use crate::pc::regs::Exception;
+use crate::pc::regs::Reg;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::Vector;
+use crate::uapi;
+use kernel::prelude::*;
+
+impl<V: Vendor> Vcpu<V> {
+    /// Answers an exit. Called with interrupts off first, and once more where
+    /// sleeping is allowed if that gave [`Step::Sleep`].
+    ///
+    /// # Errors
+    ///
+    /// The error that KVM_RUN returns. In [`Context::Atomic`] any error means
+    /// to try again where it can be told.
+    #[inline]
+    pub fn handle(&mut self, exit: Exit, context: Context) -> Handled {
+        match exit {
+            Exit::Cpuid => self.cpuid(context),
+            Exit::ReadMsr => self.read_msr(context),
+            Exit::WriteMsr => self.write_msr(context),
+            Exit::NestedFault(fault) => self.nested_fault(fault, context),
+            Exit::Io(io) => self.port_io(io, context),
+            Exit::HostInterrupt | Exit::HostNmi => Ok(Step::Leave),
+            Exit::InterruptWindow => self.interrupt_window(),
+            Exit::Hlt => self.halt(context),
+            Exit::Hypercall => self.hypercall(context),
+            Exit::NmiWindow => Ok(Step::Resume),
+            Exit::ControlRegister(access) => self.control_register(access, context),
+            Exit::DebugRegister(access) => self.debug_register(access, context),
+            Exit::SetXcr => self.set_xcr(context),
+            Exit::Exception { vector, error_code } => self.exception(vector, error_code),
+            Exit::CacheFlush | Exit::MonitorWait | Exit::Pause => self.skip(context),
+            Exit::Undefined => self.raise(Exception::UD),
+            Exit::ReadPmc => self.raise(Exception::GP0),
+            Exit::Shutdown => {
+                self.events.triple_fault = true;
+                Ok(Step::Leave)
+            }
+            Exit::TaskSwitch => Ok(self.internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION)),
+            Exit::EntryFailed { reason } => Ok(self.entry_failed(reason)),
+            Exit::Unexpected { code } => Ok(self.unexpected(code)),
+        }
+    }
+
+    /// Raises an exception in the guest.
+    pub fn raise(&mut self, exception: Exception) -> Handled {
+        self.events.raise(exception);
+        Ok(if self.events.triple_fault {
+            Step::Leave
+        } else {
+            Step::Resume
+        })
+    }
+
+    /// Goes on after the exiting instruction, which did nothing.
+    fn skip(&mut self, context: Context) -> Handled {
+        let length = self.instruction_length(context)?;
+        self.advance(length)
+    }
+
+    /// The exiting instruction is complete: RIP, the interrupt shadow and RF
+    /// are as after it, and a single step of the guest traps.
+    #[inline]
+    pub fn advance(&mut self, length: u8) -> Handled {
+        let next = self.regs.rip.wrapping_add(u64::from(length));
+        self.complete_instruction(next)
+    }
+
+    /// As [`Vcpu::advance`], with the address of the next instruction.
+    #[inline]
+    pub fn complete_instruction(&mut self, next: u64) -> Handled {
+        self.regs.rip = if self.is_64bit() {
+            next
+        } else {
+            next & 0xffff_ffff
+        };
+        self.hw.set_interrupt_shadow(false);
+        if self.regs.rflags.any(Rflags::RF | Rflags::TF) {
+            self.regs.rflags = self.regs.rflags.without(Rflags::RF);
+            return self.after_step();
+        }
+        Ok(Step::Resume)
+    }
+
+    fn cpuid(&mut self, context: Context) -> Handled {
+        let length = self.instruction_length(context)?;
+        let leaf = self.regs.gprs.get32(Reg::Rax);
+        let subleaf = self.regs.gprs.get32(Reg::Rcx);
+        let answer = self.model.cpuid(leaf, subleaf);
+        self.regs.gprs.set32(Reg::Rax, answer.eax);
+        self.regs.gprs.set32(Reg::Rbx, answer.ebx);
+        self.regs.gprs.set32(Reg::Rcx, answer.ecx);
+        self.regs.gprs.set32(Reg::Rdx, answer.edx);
+        self.advance(length)
+    }
+
+    fn interrupt_window(&mut self) -> Handled {
+        self.hw.request_interrupt_window(false);
+        Ok(if self.lapic.is_some() {
+            Step::Resume
+        } else {
+            Step::Leave
+        })
+    }
+
+    fn halt(&mut self, context: Context) -> Handled {
+        let length = self.instruction_length(context)?;
+        let step = self.advance(length)?;
+        if self.lapic.is_none() {
+            if self.events.external.is_some() && self.can_wake() {
+                return Ok(step);
+            }
+            self.run.set_reason(uapi::KVM_EXIT_HLT);
+            return Ok(Step::User);
+        }
+        self.mp_state = MpState::Halted;
+        Ok(step.at_least_leave())
+    }
+
+    /// An intercepted exception: the host's, the VMM's, or the guest's own.
+    fn exception(&mut self, vector: u8, error_code: Option<u32>) -> Handled {
+        match Vector::from_number(vector) {
+            Some(Vector::Debug) => self.debug_exception(),
+            Some(Vector::Breakpoint) => Ok(self.breakpoint()),
+            // The host's own handler has run: the processor raises it for
+            // the host, and the intercept only ends the guest run.
+            Some(Vector::MachineCheck) => {
+                machine_check::handle();
+                Ok(Step::Leave)
+            }
+            Some(vector) => self.raise(Exception {
+                vector,
+                error_code,
+                payload: 0,
+            }),
+            None => Ok(self.unexpected(u64::from(vector))),
+        }
+    }
+
+    /// KVM_EXIT_INTERNAL_ERROR without particulars.
+    pub fn internal_error(&mut self, suberror: u32) -> Step {
+        self.run.set_exit(
+            uapi::KVM_EXIT_INTERNAL_ERROR,
+            uapi::kvm_run_internal {
+                suberror,
+                ndata: 0,
+                data: [0; 16],
+            },
+        );
+        Step::User
+    }
+
+    fn entry_failed(&mut self, reason: u64) -> Step {
+        self.run.set_exit(
+            uapi::KVM_EXIT_FAIL_ENTRY,
+            uapi::kvm_run_fail_entry {
+                hardware_entry_failure_reason: reason,
+                cpu: self.last_cpu.unwrap_or(0),
+                pad: 0,
+            },
+        );
+        Step::User
+    }
+
+    fn unexpected(&mut self, code: u64) -> Step {
+        let mut data = [0; 16];
+        data[0] = code;
+        data[1] = u64::from(self.last_cpu.unwrap_or(0));
+        self.run.set_exit(
+            uapi::KVM_EXIT_INTERNAL_ERROR,
+            uapi::kvm_run_internal {
+                suberror: uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+                ndata: 2,
+                data,
+            },
+        );
+        Step::User
+    }
+}

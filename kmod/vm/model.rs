@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What processor a vCPU is: its CPUID, what follows from that, its MSRs.
+
+use super::vcpu::Vcpu;
+use crate::host::cpu;
+use crate::host::fpu;
+use crate::host::global::Global;
+use crate::hw::Vendor;
+use crate::pc::control;
+use crate::pc::control::Controls;
+use crate::pc::cpuid;
+use crate::pc::cpuid::Answer;
+use crate::pc::cpuid::CpuidTable;
+use crate::pc::cpuid::Dynamic;
+use crate::pc::cpuid::FeatureSet;
+use crate::pc::cpuid::GuestCaps;
+use crate::pc::cpuid::Platform;
+use crate::pc::cpuid::Restrictions;
+use crate::pc::msr::MsrFile;
+use crate::pc::regs::Cr0;
+use crate::pc::regs::Cr4;
+use crate::pc::regs::Efer;
+use crate::uapi::kvm_cpuid_entry2;
+use kernel::prelude::*;
+
+/// The processor of this host, as guests get it.
+static PLATFORM: Global<Platform> = Global::new();
+
+/// CPUID of this host.
+pub fn host_cpuid(leaf: u32, subleaf: u32) -> Answer {
+    let result = cpu::cpuid(leaf, subleaf);
+    Answer {
+        eax: result.eax,
+        ebx: result.ebx,
+        ecx: result.ecx,
+        edx: result.edx,
+    }
+}
+
+/// Takes stock of the host, when the module loads.
+pub fn init<V: Vendor>() -> Result {
+    PLATFORM.set(Platform::new(
+        &host_cpuid,
+        &Restrictions {
+            withheld: FeatureSet::EMPTY.with(V::WITHHELD),
+            xcr0: fpu::permitted_features(),
+            addressable_bits: V::nested_config().physical_bits,
+        },
+    ))
+}
+
+/// Forgets what [`init`] found.
+///
+/// # Safety
+///
+/// No vCPU exists and none will.
+pub unsafe fn exit() {
+    // SAFETY: By the precondition.
+    unsafe { PLATFORM.clear() };
+}
+
+/// The host as guests get it.
+///
+/// # Errors
+///
+/// `ENODEV` before [`init`].
+pub fn platform() -> Result<&'static Platform> {
+    PLATFORM.get().ok_or(ENODEV)
+}
+
+/// Size of KVM_GET_XSAVE2's area for a guest with these extended states.
+pub fn xsave_size(features: u64) -> u32 {
+    let size = platform().map_or(0, |platform| {
+        platform.xsave.standard_size(features & platform.xcr0)
+    });
+    size.max(fpu::XSAVE_REGION as u32)
+}
+
+/// What processor one vCPU is.
+pub struct Model {
+    table: CpuidTable<KVVec<kvm_cpuid_entry2>>,
+    caps: GuestCaps,
+    platform: &'static Platform,
+    /// Its MSRs, as far as the hardware does not hold them.
+    pub msrs: MsrFile,
+}
+
+impl Model {
+    /// A processor before KVM_SET_CPUID2: it has no CPUID leaves.
+    pub fn new() -> Result<Self> {
+        let platform = platform()?;
+        let table = CpuidTable::new(KVVec::new()).map_err(|_| EINVAL)?;
+        Ok(Self {
+            table,
+            caps: GuestCaps::without_cpuid(platform),
+            platform,
+            msrs: MsrFile::new(platform),
+        })
+    }
+
+    /// Takes over what userspace set.
+    ///
+    /// # Errors
+    ///
+    /// As KVM_SET_CPUID2: `E2BIG`, `EINVAL`.
+    pub fn set_cpuid(&mut self, entries: KVVec<kvm_cpuid_entry2>) -> Result {
+        let table = CpuidTable::new(entries).map_err(|errno| Error::from_errno(-errno))?;
+        self.caps = GuestCaps::new(&table, self.platform, false);
+        self.table = table;
+        Ok(())
+    }
+
+    /// The CPUID entries with the bits that follow the guest's state.
+    pub fn entries(&self) -> &[kvm_cpuid_entry2] {
+        self.table.entries()
+    }
+
+    /// What CPUID answers.
+    #[inline]
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> Answer {
+        self.table.lookup(leaf, subleaf)
+    }
+
+    /// Family, model and stepping: RDX after RESET and INIT.
+    pub fn signature(&self) -> u32 {
+        const DEFAULT: u32 = 0x600;
+        self.table.find(1, 0).map_or(DEFAULT, |leaf| leaf.eax)
+    }
+
+    /// What the guest may do.
+    #[inline]
+    pub fn caps(&self) -> &GuestCaps {
+        &self.caps
+    }
+
+    /// The host.
+    #[inline]
+    pub fn platform(&self) -> &'static Platform {
+        self.platform
+    }
+
+    fn mirror(&mut self, dynamic: Dynamic) {
+        self.table.set_dynamic(dynamic, &self.platform.xsave);
+    }
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// CR0, CR3, CR4, EFER and CS.L: what the rules of control registers are
+    /// about.
+    pub fn controls(&self) -> Controls {
+        Controls {
+            cr0: Cr0(self.hw.cr0()),
+            cr3: self.hw.cr3(),
+            cr4: Cr4(self.hw.cr4()),
+            efer: Efer(self.hw.efer()),
+            cs_l: self.hw.code_attributes().long(),
+        }
+    }
+
+    /// CPUID shows bits of CR4, XCR0 and IA32_APIC_BASE: to be called when one
+    /// of them has changed.
+    pub fn mirror_state_in_cpuid(&mut self) {
+        const APIC_ENABLE: u64 = 1 << 11;
+        let cr4 = Cr4(self.hw.cr4());
+        let dynamic = Dynamic {
+            osxsave: cr4.has(Cr4::OSXSAVE),
+            pke: cr4.has(Cr4::PKE),
+            apic: self.apic_base() & APIC_ENABLE != 0,
+            monitor: None,
+            xcr0: self.xcr0.bits(),
+            xss: 0,
+        };
+        self.model.mirror(dynamic);
+    }
+
+    /// Sets XCR0 if the guest may have the value.
+    pub fn set_xcr0(&mut self, value: u64) -> Option<()> {
+        let value = control::write_xcr0(value, self.model.caps()).ok()?;
+        self.xcr0 = fpu::Xcr0::new(value)?;
+        self.mirror_state_in_cpuid();
+        Some(())
+    }
+}
+
+/// Fills an array for userspace by a function that says how many there are or
+/// that there is not enough room.
+pub fn fill_entries(
+    count: usize,
+    fill: impl FnOnce(&mut [kvm_cpuid_entry2]) -> Result<usize, i32>,
+) -> Result<KVVec<kvm_cpuid_entry2>> {
+    let room = count.min(cpuid::MAX_ENTRIES);
+    let mut entries = KVVec::with_capacity(room, GFP_KERNEL)?;
+    entries.resize(room, kvm_cpuid_entry2::default(), GFP_KERNEL)?;
+    let filled = fill(&mut entries).map_err(|errno| Error::from_errno(-errno))?;
+    entries.truncate(filled);
+    Ok(entries)
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What userspace has to answer before the guest goes on.
+//!
+//! KVM_RUN returns in the middle of an instruction; the next KVM_RUN, even one
+//! with `immediate_exit` set, completes it first (KVM API document, 5).
+
+use super::mmio::Emulation;
+use crate::pc::addr::Gva;
+
+/// An instruction that waits for userspace.
+#[derive(Default)]
+pub enum Pending {
+    /// None does.
+    #[default]
+    None,
+    /// IN: the data come from the port data page.
+    In {
+        /// Bytes.
+        size: u8,
+        /// Address of the next instruction.
+        next: u64,
+        /// The instruction's own address: if userspace has moved RIP, the
+        /// instruction is not completed.
+        rip: u64,
+    },
+    /// OUT: only RIP is left to do.
+    Out {
+        /// Address of the next instruction.
+        next: u64,
+        /// The instruction's own address.
+        rip: u64,
+    },
+    /// An instruction being emulated: MMIO, or string I/O.
+    Emulation(Emulation),
+    /// RDMSR or WRMSR that userspace handles.
+    Msr {
+        /// RDMSR: the value comes from userspace.
+        read: bool,
+        /// Length of the instruction.
+        length: u8,
+        /// The instruction's own address.
+        rip: u64,
+    },
+    /// A hypercall that userspace handles.
+    Hypercall {
+        /// Length of the instruction.
+        length: u8,
+        /// Address of the instruction.
+        rip: Gva,
+    },
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How other threads and interrupt handlers reach a vCPU: request bits and a
+//! kick. Everything else of a vCPU belongs to the thread that runs it.
+//!
+//! The protocol is the usual one of two flags. The asker sets a request bit,
+//! then looks at the mode; the vCPU sets its mode, then looks at the bits.
+//! Whoever comes second sees the other.
+
+use core::sync::atomic::fence;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+
+/// Something a vCPU has to do before it enters the guest again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Request(pub u64);
+
+impl Request {
+    /// Nothing but to look again: interrupts have been posted.
+    pub const EVENT: Self = Self(1 << 0);
+    /// Drop every cached translation of guest memory.
+    pub const FLUSH_TLB: Self = Self(1 << 1);
+    /// The local APIC's timer has expired.
+    pub const APIC_TIMER: Self = Self(1 << 2);
+    /// The guest's clock has to be written again.
+    pub const CLOCK: Self = Self(1 << 3);
+    /// Deliver an NMI.
+    pub const NMI: Self = Self(1 << 4);
+    /// Memory slots have changed.
+    pub const SLOTS: Self = Self(1 << 5);
+    /// Leave for userspace: the VM cannot go on.
+    pub const DEAD: Self = Self(1 << 6);
+    /// The MSR permission map has changed.
+    pub const MSR_FILTER: Self = Self(1 << 7);
+}
+
+const OUTSIDE: u32 = 0;
+const IN_GUEST: u32 = 1;
+const KICKED: u32 = 2;
+
+/// Requests to one vCPU, and whether it is in the guest.
+pub struct Requests {
+    pending: AtomicU64,
+    mode: AtomicU32,
+    cpu: AtomicU32,
+}
+
+impl Requests {
+    /// No requests, outside the guest.
+    pub const fn new() -> Self {
+        Self {
+            pending: AtomicU64::new(0),
+            mode: AtomicU32::new(OUTSIDE),
+            cpu: AtomicU32::new(u32::MAX),
+        }
+    }
+
+    /// Adds a request. The caller kicks the vCPU.
+    #[inline]
+    pub fn add(&self, request: Request) {
+        self.pending.fetch_or(request.0, Ordering::Release);
+    }
+
+    /// Whether any request is pending.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether this request is pending.
+    #[inline]
+    pub fn has(&self, request: Request) -> bool {
+        self.pending.load(Ordering::Relaxed) & request.0 != 0
+    }
+
+    /// Takes all pending requests.
+    #[inline]
+    pub fn take(&self) -> u64 {
+        self.pending.swap(0, Ordering::AcqRel)
+    }
+
+    /// The vCPU's thread is about to enter the guest on `cpu`: interrupts are
+    /// off there until [`Requests::leave`]. Look at [`Requests::any`] after it.
+    #[inline]
+    pub fn enter(&self, cpu: u32) {
+        self.cpu.store(cpu, Ordering::Relaxed);
+        self.mode.store(IN_GUEST, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The vCPU's thread is out of the guest.
+    #[inline]
+    pub fn leave(&self) {
+        self.mode.store(OUTSIDE, Ordering::Release);
+    }
+
+    /// The CPU to interrupt so that the vCPU looks at its requests, if it is
+    /// in the guest and nobody has interrupted it since it entered.
+    #[inline]
+    pub fn cpu_to_kick(&self) -> Option<u32> {
+        fence(Ordering::SeqCst);
+        self.mode
+            .compare_exchange(IN_GUEST, KICKED, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()
+            .map(|_| self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// Whether the vCPU is in the guest, or was a moment ago and has not said
+    /// that it left.
+    #[inline]
+    pub fn is_in_guest(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.mode.load(Ordering::Acquire) != OUTSIDE
+    }
+}

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_RUN: the loop around the guest.
+//!
+//! Two loops, one in the other. The inner one runs with interrupts off: enter
+//! the guest, answer the exit, enter again. It ends when an exit needs to
+//! sleep, when userspace must see it, or when the host wants something of this
+//! CPU or thread; a pending interrupt of the host ends the guest run by itself,
+//! so nobody has to look. The outer loop does what needs interrupts on.
+//!
+//! Lock order: none is held in the inner loop but the interrupt controllers'
+//! spinlock, shortly.
+
+use super::events::InterruptSource;
+use super::request::Request;
+use super::run_page::Status;
+use super::vcpu::MpState;
+use super::vcpu::Vcpu;
+use crate::host::cpu;
+use crate::host::fpu;
+use crate::host::task;
+use crate::host::task::IrqOff;
+use crate::host::task::PreemptOff;
+use crate::hw::Exit;
+use crate::hw::Vendor;
+use crate::pc::lapic::Lapic;
+use crate::pc::regs::Cr4;
+use crate::pc::regs::Exception;
+use crate::pc::regs::Rflags;
+use crate::uapi;
+use kernel::prelude::*;
+
+/// What becomes of the vCPU after an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Enter the guest again.
+    Resume,
+    /// Leave the inner loop: the host, or a change of the vCPU's own state,
+    /// wants to be looked at.
+    Leave,
+    /// The answer may have to wait for memory: handle the exit again where
+    /// that is allowed. Nothing has been changed yet.
+    Sleep,
+    /// The run page says what userspace has to do.
+    User,
+}
+
+impl Step {
+    /// This step, or leaving the inner loop if it would go on.
+    pub fn at_least_leave(self) -> Self {
+        match self {
+            Self::Resume => Self::Leave,
+            other => other,
+        }
+    }
+}
+
+/// Why a handler stopped halfway.
+#[derive(Debug)]
+pub enum Stop {
+    /// The vCPU goes on like this instead.
+    Step(Step),
+    /// The instruction raises this.
+    Fault(Exception),
+    /// The instruction cannot be handled here: userspace is shown its bytes.
+    Unhandleable,
+    /// KVM_RUN fails.
+    Error(Error),
+}
+
+impl From<Step> for Stop {
+    fn from(step: Step) -> Self {
+        Self::Step(step)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What a handler gives.
+pub type Handled<T = Step> = Result<T, Stop>;
+
+/// What a handler may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Context {
+    /// Interrupts are off: memory that is not present cannot be reached.
+    Atomic,
+    /// Sleeping is allowed.
+    Sleepable,
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// KVM_RUN (KVM API document, 4.10).
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` for a signal or `immediate_exit`, `EAGAIN` after the first INIT
+    /// of an application processor, `EFAULT` for guest memory that the process
+    /// cannot access.
+    pub fn run(&mut self) -> Result {
+        if !self.vm.memory.is_current_mm() {
+            return Err(EIO);
+        }
+        self.take_synced_registers()?;
+        let _mask = self.sigmask.map(|mask| mask.apply());
+        self.fpu.swap_in()?;
+        let result = self.run_loops();
+        self.fpu.swap_out();
+        self.store_status();
+        if result == Err(EINTR) {
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+        }
+        result
+    }
+
+    fn run_loops(&mut self) -> Result {
+        if {
+            let handled = self.complete_pending();
+            self.settle(handled, Context::Sleepable)?
+        } == Step::User {
+            return Ok(());
+        }
+        if self.run.immediate_exit() {
+            return Err(EINTR);
+        }
+        loop {
+            self.process_requests()?;
+            if self.mp_state != MpState::Runnable && !self.wait_until_runnable()? {
+                continue;
+            }
+            if task::guest_work_pending() {
+                task::handle_guest_work()?;
+            }
+            if self.events.triple_fault {
+                self.events.triple_fault = false;
+                self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+                return Ok(());
+            }
+            if self.user_wants_window() {
+                self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+                return Ok(());
+            }
+            let (mut step, exit) = self.run_guest();
+            if step == Step::Sleep {
+                let handled = self.handle(exit, Context::Sleepable);
+                step = self.settle(handled, Context::Sleepable)?;
+            }
+            if step == Step::User {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the vCPU does after a handler, wherever that ended.
+    #[inline]
+    fn settle(&mut self, handled: Handled, context: Context) -> Result<Step> {
+        match handled {
+            Ok(step) | Err(Stop::Step(step)) => Ok(step),
+            Err(stop) => self.settle_rare(stop, context),
+        }
+    }
+
+    #[cold]
+    fn settle_rare(&mut self, stop: Stop, context: Context) -> Result<Step> {
+        match stop {
+            Stop::Step(step) => Ok(step),
+            Stop::Error(error) => Err(error),
+            Stop::Unhandleable if context == Context::Atomic => Ok(Step::Sleep),
+            Stop::Unhandleable => Ok(self.emulation_failed()),
+            Stop::Fault(exception) => {
+                let handled = self.raise(exception);
+                self.settle(handled, context)
+            }
+        }
+    }
+
+    /// The inner loop. With [`Step::Sleep`], the exit that is to be handled.
+    fn run_guest(&mut self) -> (Step, Exit) {
+        let preempt = PreemptOff::new();
+        let mut off = IrqOff::new();
+        let cpu = cpu::current_cpu(&off);
+        self.load(&off, cpu);
+        self.shared.requests.enter(cpu);
+        // From here on whoever wants something sends an interrupt, too.
+        let mut result = (Step::Leave, Exit::HostInterrupt);
+        if !self.shared.requests.any() && !task::guest_work_pending() {
+            result = self.run_guest_loaded(&off);
+        }
+        self.shared.requests.leave();
+        self.unload(&off);
+        // The interrupt that ended the guest run is part of the guest's time.
+        off.window();
+        task::guest_timing_exit(&off);
+        drop(off);
+        drop(preempt);
+        result
+    }
+
+    #[inline]
+    fn run_guest_loaded(&mut self, off: &IrqOff) -> (Step, Exit) {
+        loop {
+            if self.lapic.is_none() && self.user_wants_window() {
+                return (Step::Leave, Exit::HostInterrupt);
+            }
+            self.deliver_events();
+            // SAFETY: Nothing runs between the two calls but the world switch.
+            unsafe { task::guest_state_enter(off) };
+            self.hw.enter(off, &mut self.regs);
+            // SAFETY: Follows the call above.
+            unsafe { task::guest_state_exit(off) };
+            self.exits = self.exits.wrapping_add(1);
+            self.events.after_exit(&self.hw);
+            self.sync_tpr();
+            let exit = self.hw.exit(&mut self.regs);
+            let handled = self.handle(exit, Context::Atomic);
+            match self.settle(handled, Context::Atomic) {
+                Ok(Step::Resume) => {}
+                Ok(step) => return (step, exit),
+                // The handler says it again where errors can be told.
+                Err(_) => return (Step::Sleep, exit),
+            }
+        }
+    }
+
+    fn load(&mut self, off: &IrqOff, cpu: u32) {
+        let moved = self.last_cpu != Some(cpu);
+        self.last_cpu = Some(cpu);
+        self.hw.load(off, moved);
+        task::guest_prepare(off);
+        fpu::restore_if_needed(off);
+        if let Some(host) = self.host_xcr0 {
+            self.xcr0.switch_from(host, off);
+        }
+        self.load_pkru(off);
+        self.debug.load(off);
+        task::guest_timing_enter(off);
+    }
+
+    fn unload(&mut self, off: &IrqOff) {
+        self.debug.unload(off);
+        self.unload_pkru(off);
+        if let Some(host) = self.host_xcr0 {
+            host.switch_from(self.xcr0, off);
+        }
+    }
+
+    /// The guest's protection key rights, if it uses them.
+    #[inline]
+    fn load_pkru(&mut self, off: &IrqOff) {
+        if !Cr4(self.hw.cr4()).has(Cr4::PKE) {
+            return;
+        }
+        let host = cpu::read_pkru();
+        self.host_pkru = Some(host);
+        if host != self.pkru {
+            // SAFETY: CR4.PKE of a guest means that the host has it; the
+            // host's value comes back before interrupts are on.
+            unsafe { cpu::write_pkru(off, self.pkru) };
+        }
+    }
+
+    #[inline]
+    fn unload_pkru(&mut self, off: &IrqOff) {
+        let Some(host) = self.host_pkru.take() else {
+            return;
+        };
+        self.pkru = cpu::read_pkru();
+        if host != self.pkru {
+            // SAFETY: The value is the host's own.
+            unsafe { cpu::write_pkru(off, host) };
+        }
+    }
+
+    /// Takes what was posted, and hands the next event to the processor.
+    #[inline]
+    fn deliver_events(&mut self) {
+        if self.shared.apic.is_on() {
+            self.take_posted();
+        }
+        let mut source = Controllers {
+            lapic: self.lapic.as_mut(),
+            shared: &self.shared,
+            chip: &self.vm.chip,
+        };
+        self.events
+            .deliver(&mut self.hw, &mut self.regs, &mut source);
+        let blocked = self.lapic.as_ref().is_some_and(is_blocked_by_tpr);
+        self.hw.intercept_cr8_write(blocked);
+    }
+
+    /// Takes what other threads posted to the local APIC.
+    pub fn take_posted(&mut self) {
+        let Some(lapic) = self.lapic.as_mut() else {
+            return;
+        };
+        let posted = lapic.sync(&self.shared.apic);
+        if posted.is_none() {
+            return;
+        }
+        if posted.nmis > 0 {
+            let blocked = self.hw.nmi_blocked(&self.regs);
+            self.events.raise_nmi(posted.nmis, blocked);
+        }
+        if posted.timer() {
+            let command = lapic.timer_fired(&self.time);
+            self.apply_timer(command);
+        }
+        if posted.init() {
+            self.init_pending = true;
+        }
+        if let Some(vector) = posted.sipi() {
+            self.sipi_pending = Some(vector);
+        }
+        if self.init_pending || self.sipi_pending.is_some() {
+            self.shared.requests.add(Request::EVENT);
+        }
+    }
+
+    /// The guest writes CR8 without an exit: its local APIC learns it here.
+    #[inline]
+    fn sync_tpr(&mut self) {
+        let cr8 = self.hw.cr8();
+        match self.lapic.as_mut() {
+            Some(lapic) if lapic.cr8() != cr8 => lapic.set_cr8(cr8, &self.shared.apic),
+            _ => {}
+        }
+    }
+
+    /// In HLT, or an application processor that waits: sleeps. True when it is
+    /// runnable now.
+    fn wait_until_runnable(&mut self) -> Result<bool> {
+        self.take_posted();
+        self.process_requests()?;
+        if self.mp_state == MpState::Halted && self.can_wake() {
+            self.mp_state = MpState::Runnable;
+        }
+        if self.mp_state == MpState::Runnable {
+            return Ok(true);
+        }
+        self.shared.sleep()?;
+        Ok(false)
+    }
+
+    /// Whether something ends the HLT.
+    pub fn can_wake(&mut self) -> bool {
+        if self.events.nmi_ready(&self.hw, &self.regs) || self.events.exception.is_some() {
+            return true;
+        }
+        if !self.regs.rflags.has(Rflags::IF) {
+            return false;
+        }
+        let external = self.events.external.is_some();
+        let mut source = Controllers {
+            lapic: self.lapic.as_mut(),
+            shared: &self.shared,
+            chip: &self.vm.chip,
+        };
+        source.any(external)
+    }
+
+    /// Whether KVM_INTERRUPT would be delivered at once.
+    fn ready_for_interrupt(&self) -> bool {
+        self.events.external.is_none()
+            && self.regs.rflags.has(Rflags::IF)
+            && !self.hw.interrupt_shadow()
+            && self.events.is_idle()
+    }
+
+    fn user_wants_window(&self) -> bool {
+        self.lapic.is_none() && self.run.wants_interrupt_window() && self.ready_for_interrupt()
+    }
+
+    fn store_status(&mut self) {
+        let lapic = self.lapic.as_ref();
+        self.run.set_status(&Status {
+            ready_for_interrupt: self.ready_for_interrupt() || lapic.is_some(),
+            interrupts_on: self.regs.rflags.has(Rflags::IF),
+            flags: 0,
+            cr8: u64::from(lapic.map_or_else(|| self.hw.cr8(), Lapic::cr8)),
+            apic_base: self.apic_base(),
+        });
+        self.store_synced_registers();
+    }
+}
+
+fn is_blocked_by_tpr(lapic: &Lapic) -> bool {
+    lapic.pending_vector().is_none() && lapic.highest_request().is_some()
+}
+
+/// The interrupt controllers of one vCPU: its local APIC, and the PIC behind
+/// LINT0.
+struct Controllers<'a> {
+    lapic: Option<&'a mut Lapic>,
+    shared: &'a super::vcpu::VcpuShared,
+    chip: &'a super::chip::Chip,
+}
+
+impl InterruptSource for Controllers<'_> {
+    #[inline]
+    fn any(&mut self, external: bool) -> bool {
+        if external {
+            return true;
+        }
+        let Some(lapic) = self.lapic.as_ref() else {
+            return false;
+        };
+        lapic.pending_vector().is_some() || (self.shared.apic.extint() && lapic.accepts_extint())
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        let lapic = self.lapic.as_mut()?;
+        if self.shared.apic.extint() && lapic.accepts_extint() {
+            if let Some(vector) = self.chip.acknowledge_pic() {
+                return Some(vector);
+            }
+        }
+        let vector = lapic.pending_vector()?;
+        lapic.ack(vector);
+        Some(vector)
+    }
+}

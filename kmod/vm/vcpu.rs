@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtual CPU.
+//!
+//! [`Vcpu`] is the state that belongs to whoever holds the vCPU's lock: the
+//! thread in KVM_RUN, or an ioctl while no thread is. [`VcpuShared`] is the part
+//! that everybody else may touch, by atomics only.
+
+use super::clock::VcpuClock;
+use super::debug::Debug;
+use super::events::EventQueue;
+use super::memory::VcpuMmu;
+use super::model::Model;
+use super::pending::Pending;
+use super::request::Request;
+use super::request::Requests;
+use super::run_page::RunPages;
+use super::timer;
+use super::timer::GuestTime;
+use super::timer::VcpuTimer;
+use super::Vm;
+use crate::host::cpu;
+use crate::host::fpu::GuestFpu;
+use crate::host::fpu::Xcr0;
+use crate::host::task::Sigmask;
+use crate::host::task::WaitCell;
+use crate::hw::Registers;
+use crate::hw::Vendor;
+use crate::hw::VmSetup;
+use crate::pc::lapic::regs::base as apic_base;
+use crate::pc::lapic::Lapic;
+use crate::pc::lapic::LapicPost;
+use crate::pc::regs::Reg;
+use crate::pc::regs::Rflags;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// What other threads and interrupt handlers may do to a vCPU.
+pub struct VcpuShared {
+    /// Number given by userspace; its local APIC's id.
+    pub id: u32,
+    /// Place in the VM's table: vCPUs in order of creation.
+    pub index: usize,
+    /// Request bits, and whether the vCPU is in the guest.
+    pub requests: Requests,
+    /// Interrupts posted to its local APIC.
+    pub apic: LapicPost,
+    wait: WaitCell,
+}
+
+impl VcpuShared {
+    fn new(id: u32, index: usize) -> Self {
+        Self {
+            id,
+            index,
+            requests: Requests::new(),
+            apic: LapicPost::new(id),
+            wait: WaitCell::new(),
+        }
+    }
+
+    /// Makes the vCPU look at what has been posted: wakes its thread from a
+    /// HLT, or makes it leave the guest. Any context.
+    pub fn kick(&self) {
+        self.wait.wake();
+        let Some(cpu) = self.requests.cpu_to_kick() else {
+            return;
+        };
+        // An interrupt handler on that very CPU has made it leave already.
+        if cpu != cpu::raw_current_cpu() {
+            cpu::send_reschedule(cpu);
+        }
+    }
+
+    /// Adds a request and kicks.
+    pub fn request(&self, request: Request) {
+        self.requests.add(request);
+        self.kick();
+    }
+
+    /// Sleeps until something is posted or requested, or a signal comes.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` for a signal.
+    pub fn sleep(&self) -> Result {
+        self.wait
+            .wait(|| self.apic.is_on() || self.requests.any())
+    }
+}
+
+/// Whether the vCPU executes instructions (KVM API document, 4.38).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MpState {
+    /// It runs.
+    Runnable,
+    /// An application processor that has not had its INIT.
+    Uninitialized,
+    /// After INIT, waiting for the startup IPI.
+    InitReceived,
+    /// In HLT.
+    Halted,
+}
+
+/// A vCPU, for the holder of its lock.
+pub struct Vcpu<V: Vendor> {
+    /// The machine it is part of.
+    pub vm: Arc<Vm<V>>,
+    /// Its public half.
+    pub shared: Arc<VcpuShared>,
+    /// The pages shared with the VMM.
+    pub run: Arc<RunPages>,
+    /// General registers, RIP and RFLAGS.
+    pub regs: Registers,
+    /// Everything that the hardware holds.
+    pub hw: V,
+    /// x87, SSE, AVX and further extended state.
+    pub fpu: GuestFpu,
+    /// Events to deliver.
+    pub events: EventQueue,
+    /// Debug registers and the VMM's guest debugging.
+    pub debug: Debug,
+    /// What userspace has to answer before the guest goes on.
+    pub pending: Pending,
+    /// Runnable, halted, ...
+    pub mp_state: MpState,
+    /// XCR0.
+    pub xcr0: Xcr0,
+    /// XCR0 of the host, if it uses XSAVE.
+    pub host_xcr0: Option<Xcr0>,
+    /// PKRU of the guest while it does not run.
+    pub pkru: u32,
+    /// PKRU of the host while the guest runs with its own.
+    pub host_pkru: Option<u32>,
+    /// The local APIC, unless userspace models it.
+    pub lapic: Option<Lapic>,
+    /// IA32_APIC_BASE, if userspace models the local APIC.
+    pub user_apic_base: u64,
+    /// The host timer behind the local APIC's.
+    pub timer: VcpuTimer,
+    /// The guest's time stamp counter.
+    pub time: GuestTime,
+    /// Clocks that the guest reads from memory.
+    pub clock: VcpuClock,
+    /// An INIT has arrived.
+    pub init_pending: bool,
+    /// A startup IPI has arrived, for this page.
+    pub sipi_pending: Option<u8>,
+    /// Signal mask while in KVM_RUN.
+    pub sigmask: Option<Sigmask>,
+    /// The CPU of the last entry.
+    pub last_cpu: Option<u32>,
+    /// CPUID and MSRs.
+    pub model: Model,
+    /// Tables for the next nested page fault.
+    pub mmu: VcpuMmu,
+    /// Exits so far.
+    pub exits: u64,
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// A vCPU after RESET.
+    pub fn new(vm: Arc<Vm<V>>, id: u32, index: usize) -> Result<Self> {
+        let shared = Arc::new(VcpuShared::new(id, index), GFP_KERNEL)?;
+        let run = Arc::new(RunPages::new()?, GFP_KERNEL)?;
+        let setup = VmSetup {
+            nested_root: vm.memory.root(),
+        };
+        let lapic = vm.chip.new_lapic(id, id == vm.boot_cpu());
+        if let Some(lapic) = &lapic {
+            lapic.publish(&shared.apic);
+        }
+        let mp_state = if lapic.is_none() || id == vm.boot_cpu() {
+            MpState::Runnable
+        } else {
+            MpState::Uninitialized
+        };
+        let mut vcpu = Self {
+            hw: V::new(&setup)?,
+            fpu: GuestFpu::new()?,
+            model: Model::new()?,
+            regs: Registers::default(),
+            events: EventQueue::default(),
+            debug: Debug::new(),
+            pending: Pending::None,
+            xcr0: Xcr0::RESET,
+            host_xcr0: Xcr0::host(),
+            pkru: 0,
+            host_pkru: None,
+            user_apic_base: apic_base::DEFAULT_ADDRESS | apic_base::ENABLE,
+            timer: timer::new(&shared)?,
+            time: vm.clock.guest_time(),
+            clock: VcpuClock::new(),
+            init_pending: false,
+            sipi_pending: None,
+            sigmask: None,
+            last_cpu: None,
+            mmu: VcpuMmu::new(),
+            exits: 0,
+            lapic,
+            mp_state,
+            run,
+            shared,
+            vm,
+        };
+        vcpu.hw.set_tsc_offset(vcpu.time.tsc_offset);
+        vcpu.reset_registers();
+        Ok(vcpu)
+    }
+
+    /// The values of RESET that the hardware half does not hold.
+    fn reset_registers(&mut self) {
+        self.regs = Registers {
+            rip: 0xfff0,
+            rflags: Rflags::FIXED,
+            ..Registers::default()
+        };
+        self.regs.gprs.set(Reg::Rdx, u64::from(self.model.signature()));
+    }
+}
