@@ -1,26 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The guest of `lab run`: the stock kernel with busybox, under ironvm.
+//! The guest of `lab run`: the stock kernel with busybox, under ironvm. Its
+//! initramfs is made on this machine, the rest runs in the host under test.
 
-use crate::host::Sink;
 use crate::image::{add_busybox, Archive};
 use crate::inside::tail;
 use crate::setup::Platform;
-use anyhow::Result;
+use anyhow::{bail, Context, Result};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The guest's kernel, in the host under test.
 pub const KERNEL: &str = "/lab/guest/vmlinuz";
 /// The guest's initramfs, in the host under test.
 pub const INITRD: &str = "/lab/guest/initrd.cpio";
-/// A run's addition to it.
-const EXEC: &str = "/lab/guest/exec.cpio";
-/// Puts both together and becomes the command of its arguments.
-pub const WITH_EXEC: &str =
-    "cat /lab/guest/exec.cpio >>/lab/guest/initrd.cpio && exec \"$@\" </dev/null";
-/// Where the addition puts the command to run, in the guest.
-const COMMAND: &str = "/lab/command";
-
 /// The guest's first program. With a command to run, it marks the beginning
 /// and the end of its output; see [`Marks`].
 pub const INIT: &str = r#"#!/bin/sh
@@ -56,68 +53,80 @@ pub fn initrd(platform: &Platform) -> Result<Vec<u8>> {
     archive.finish()
 }
 
-/// What makes the guest run `command`: a piece of the host's initramfs with a
-/// piece of the guest's in it.
-pub fn exec_piece(command: &str, mark: &str) -> Result<Vec<u8>> {
+/// What makes the guest run `command`: an archive behind its initramfs.
+fn exec_piece(command: &str, mark: &str) -> Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
-    archive.file(COMMAND, format!("{command}\n").as_bytes())?;
+    archive.file("/lab/command", format!("{command}\n").as_bytes())?;
     archive.file("/lab/mark", mark.as_bytes())?;
-    let piece = archive.finish()?;
-    let mut outer = Archive::new(Vec::new());
-    outer.file(EXEC, &piece)?;
-    outer.finish()
+    archive.finish()
 }
 
 /// A mark that no console has said before.
-pub fn new_mark() -> Result<String> {
+fn new_mark() -> Result<String> {
     let mut bytes = [0; 12];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Shows what the command says and keeps the console for a failure.
-pub struct ExecSink {
-    marks: Marks,
-    console: Vec<u8>,
+/// The command that boots the guest.
+fn ironvm(initrd: &Path, append: &str, arguments: &[OsString]) -> Command {
+    let mut ironvm = Command::new("ironvm");
+    ironvm.args(["run", "--kernel", KERNEL, "--initrd"]);
+    ironvm.arg(initrd);
+    ironvm.arg("--append");
+    ironvm.arg(format!("console=ttyS0 panic=-1 reboot=k {append}").trim());
+    ironvm.args(arguments);
+    ironvm
 }
 
-impl ExecSink {
-    pub fn new(mark: &str) -> Self {
-        Self {
-            marks: Marks::new(mark),
-            console: Vec::new(),
+/// Becomes a guest with a shell.
+pub fn shell(append: &str, arguments: &[OsString]) -> Result<i32> {
+    let append = format!("loglevel=5 {append}");
+    let error = ironvm(Path::new(INITRD), &append, arguments).exec();
+    bail!("cannot run ironvm: {error}")
+}
+
+/// Runs `command` in a guest; its exit status.
+pub fn exec(command: &str, append: &str, arguments: &[OsString]) -> Result<i32> {
+    let mark = new_mark()?;
+    let initrd = std::env::temp_dir().join(format!("{mark}.cpio"));
+    let mut content = fs::read(INITRD).context(INITRD)?;
+    content.extend(exec_piece(command, &mark)?);
+    fs::write(&initrd, content)?;
+
+    let mut child = ironvm(&initrd, &format!("quiet {append}"), arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run ironvm")?;
+    let mut console = child.stdout.take().context("no console")?;
+    let mut marks = Marks::new(&mark);
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = console.read(&mut buffer)?;
+        if count == 0 {
+            break;
         }
+        seen.extend_from_slice(&buffer[..count]);
+        let mut stdout = std::io::stdout();
+        stdout.write_all(&marks.feed(&buffer[..count]))?;
+        stdout.flush()?;
     }
-
-    pub fn status(&self) -> Option<i32> {
-        self.marks.status()
+    let ended = child.wait()?;
+    // Only room is lost when this fails.
+    let _ = fs::remove_file(initrd);
+    let console = || tail(&String::from_utf8_lossy(&seen).replace('\r', ""), 60);
+    let Some(status) = marks.status() else {
+        bail!(
+            "ironvm ended ({ended}) before the command did; the guest's console:\n{}",
+            console()
+        );
+    };
+    if !ended.success() {
+        bail!("the command ended with {status}, but ironvm with {ended}");
     }
-
-    /// The end of what the guest's console and ironvm said.
-    pub fn console(&self) -> String {
-        let text = String::from_utf8_lossy(&self.console).replace('\r', "");
-        tail(&text, 40)
-    }
-}
-
-impl Sink for ExecSink {
-    fn stdout(&mut self, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-        let said = self.marks.feed(bytes);
-        let mut stdout = std::io::stdout().lock();
-        let _ = stdout.write_all(&said).and_then(|()| stdout.flush());
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-        let _ = std::io::stderr().write_all(bytes);
-    }
-}
-
-/// The kernel's command line for the guest.
-pub fn append(exec: bool) -> String {
-    let quiet = if exec { " quiet" } else { " loglevel=5" };
-    format!("console=ttyS0 panic=-1 reboot=t{quiet}")
+    Ok(status)
 }
 
 /// Finds the command's output between the marks in what the console says.

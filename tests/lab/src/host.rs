@@ -78,8 +78,6 @@ pub enum Input {
 pub struct Job {
     pub command: Vec<OsString>,
     pub input: Input,
-    /// An archive to add to the initramfs.
-    pub extra: Option<Vec<u8>>,
     pub limit: Option<Duration>,
 }
 
@@ -225,9 +223,6 @@ impl<'a> Prepared<'a> {
         let mut archive = Archive::new(Vec::new());
         archive.file(CONFIG, &config.encode())?;
         initrd.write_all(&archive.finish()?)?;
-        if let Some(extra) = &job.extra {
-            initrd.write_all(extra)?;
-        }
         drop(initrd);
         // An oops ends the machine at once; warnings are seen on the console.
         let append = format!(

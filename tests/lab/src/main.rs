@@ -8,7 +8,7 @@ use lab::build::{Builder, Module, Programs};
 use lab::emulator::Vendor;
 use lab::host::{HostSpec, Input, Job, Kvm, Prepared, Through};
 use lab::place::Place;
-use lab::{bench, guest, host, inside, setup, term, test};
+use lab::{bench, inside, setup, table, term, test};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ struct Host {
     #[arg(long)]
     cpus: Option<u32>,
     /// Its memory, as in 2G or 512M
-    #[arg(long, default_value = "2G", value_parser = megabytes)]
+    #[arg(long, default_value = "2G", value_parser = table::megabytes)]
     mem: u32,
     /// Counting mode: the TSC counts instructions (one CPU)
     #[arg(long)]
@@ -93,6 +93,21 @@ impl Host {
             append: self.append.clone(),
         }
     }
+
+    fn module(&self) -> Module {
+        match self.kvm {
+            Kvm::Ours => Module::Lenient,
+            Kvm::Stock | Kvm::None => Module::Not,
+        }
+    }
+
+    fn programs(&self) -> Programs {
+        if self.keep_going {
+            Programs::Lenient
+        } else {
+            Programs::Strict
+        }
+    }
 }
 
 #[derive(Args)]
@@ -119,21 +134,6 @@ struct Exec {
     timeout: u64,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
-}
-
-/// Reads a size as MiB.
-fn megabytes(text: &str) -> Result<u32, String> {
-    let (digits, factor) = match text.trim_end_matches(['b', 'B']) {
-        rest if rest.ends_with(['g', 'G']) => (&rest[..rest.len() - 1], 1024),
-        rest if rest.ends_with(['m', 'M']) => (&rest[..rest.len() - 1], 1),
-        rest => (rest, 1),
-    };
-    digits
-        .parse::<u32>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor))
-        .filter(|size| *size >= 256)
-        .ok_or_else(|| "a size of at least 256M, as in 2G or 512M".to_owned())
 }
 
 fn main() {
@@ -182,19 +182,17 @@ fn dispatch(command: Command) -> Result<i32> {
             let job = Job {
                 command: exec.command,
                 input,
-                extra: None,
                 limit: Some(Duration::from_secs(exec.timeout)),
             };
-            on_host(&place, &exec.host, &job, &mut Through)
+            on_host(&place, &exec.host, &job)
         }
         Command::Shell(host) => {
             let job = Job {
                 command: vec!["sh".into()],
                 input: announce("the host under test"),
-                extra: None,
                 limit: None,
             };
-            on_host(&place, &host, &job, &mut Through)
+            on_host(&place, &host, &job)
         }
         Command::Test { filter } => test::all(&place, filter.as_deref()),
         Command::Bench { vendor } => bench::bench(&place, vendor),
@@ -211,42 +209,24 @@ fn announce(what: &str) -> Input {
 }
 
 /// Builds, boots, runs `job`; the exit status for the lab.
-fn on_host(place: &Place, host: &Host, job: &Job, sink: &mut dyn host::Sink) -> Result<i32> {
-    let outcome = outcome_on_host(place, host, job, sink)?;
-    if let Some(text) = outcome.explain() {
-        eprintln!("lab: {}", text.trim_end());
-    }
-    Ok(outcome.exit_code())
-}
-
-fn outcome_on_host(
-    place: &Place,
-    host: &Host,
-    job: &Job,
-    sink: &mut dyn host::Sink,
-) -> Result<host::Outcome> {
+fn on_host(place: &Place, host: &Host, job: &Job) -> Result<i32> {
     let platform = setup::setup(place)?;
     let spec = host.spec();
     let builder = if host.no_build {
         Builder::without_copying(place, &platform)?
     } else {
         let builder = Builder::new(place, &platform)?;
-        let module = match spec.kvm {
-            Kvm::Ours => Module::Lenient,
-            _ => Module::Not,
-        };
-        let programs = if host.keep_going {
-            Programs::Lenient
-        } else {
-            Programs::Strict
-        };
-        builder.all(module, programs)?;
+        builder.all(host.module(), host.programs())?;
         builder
     };
     let prepared = Prepared::new(place, &platform, &builder, &spec)?;
     // Others may build while this one runs.
     drop(builder);
-    prepared.run(job, sink)
+    let outcome = prepared.run(job, &mut Through)?;
+    if let Some(text) = outcome.explain() {
+        eprintln!("lab: {}", text.trim_end());
+    }
+    Ok(outcome.exit_code())
 }
 
 /// `lab run`.
@@ -254,62 +234,24 @@ fn run_guest(place: &Place, run: &Run) -> Result<i32> {
     if run.host.kvm == Kvm::None {
         bail!("a guest needs /dev/kvm: --kvm ours or stock");
     }
-    let mut ironvm: Vec<OsString> = vec!["ironvm".into(), "run".into()];
-    ironvm.extend(["--kernel".into(), guest::KERNEL.into()]);
-    ironvm.extend(["--initrd".into(), guest::INITRD.into()]);
-    ironvm.push("--append".into());
-    ironvm.push(guest::append(run.exec.is_some()).into());
-    ironvm.extend(run.arguments.iter().cloned());
-    let limit = run.timeout.map(Duration::from_secs);
-    let Some(command) = &run.exec else {
-        let job = Job {
-            command: ironvm,
-            input: announce("the host under test and a guest in it"),
-            extra: None,
-            limit,
-        };
-        return on_host(place, &run.host, &job, &mut Through);
+    let mut command: Vec<OsString> = vec!["guest".into()];
+    let mut limit = run.timeout;
+    let input = match &run.exec {
+        Some(exec) => {
+            command.extend(["--exec".into(), exec.into()]);
+            limit = limit.or(Some(300));
+            Input::Nothing
+        }
+        None => announce("the host under test and a guest in it"),
     };
-    guest_exec(place, &run.host, command, ironvm, limit)
-}
-
-fn guest_exec(
-    place: &Place,
-    host: &Host,
-    command: &str,
-    ironvm: Vec<OsString>,
-    limit: Option<Duration>,
-) -> Result<i32> {
-    let mark = guest::new_mark()?;
-    let mut words: Vec<OsString> = vec!["sh".into(), "-c".into()];
-    words.push(guest::WITH_EXEC.into());
-    words.push("sh".into());
-    words.extend(ironvm);
+    command.push("--".into());
+    command.extend(run.arguments.iter().cloned());
     let job = Job {
-        command: words,
-        input: Input::Nothing,
-        extra: Some(guest::exec_piece(command, &mark)?),
-        limit: limit.or(Some(Duration::from_secs(300))),
+        command,
+        input,
+        limit: limit.map(Duration::from_secs),
     };
-    let mut sink = guest::ExecSink::new(&mark);
-    let outcome = outcome_on_host(place, host, &job, &mut sink)?;
-    if let Some(text) = outcome.explain() {
-        eprintln!("lab: {}", text.trim_end());
-        if sink.status().is_none() {
-            eprintln!("lab: the guest's console:\n{}", sink.console());
-        }
-        return Ok(outcome.exit_code());
-    }
-    match (sink.status(), outcome.status) {
-        (Some(status), Some(0)) => Ok(status),
-        (Some(_), status) => bail!("the command is done, but ironvm ended with {status:?}"),
-        (None, status) => {
-            bail!(
-                "ironvm ended with {status:?} before the command did; the guest's console:\n{}",
-                sink.console()
-            )
-        }
-    }
+    on_host(place, &run.host, &job)
 }
 
 #[cfg(test)]
@@ -326,14 +268,5 @@ mod tests {
         };
         assert_eq!(exec.host.spec().cpus, 1);
         assert_eq!(exec.command.len(), 3);
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(megabytes("2G"), Ok(2048));
-        assert_eq!(megabytes("512m"), Ok(512));
-        assert_eq!(megabytes("768MB"), Ok(768));
-        assert!(megabytes("1").is_err());
-        assert!(megabytes("9999999G").is_err());
     }
 }
