@@ -120,7 +120,11 @@ pub fn shift(operation: u8, value: u64, count: u8, flags: Rflags, size: u8) -> (
 fn rotate(right: bool, value: u64, count: u32, flags: Rflags, size: u8) -> (u64, Rflags) {
     let width = bits(size);
     let value = value & mask(size);
-    let left = if right { width - count % width } else { count } % width;
+    let left = if right {
+        (width - count % width) % width
+    } else {
+        count % width
+    };
     let wide = u128::from(value) << left;
     let result = ((wide | (wide >> width)) as u64) & mask(size);
     let top = result & sign_bit(size) != 0;
@@ -139,8 +143,12 @@ fn rotate_carry(right: bool, value: u64, count: u32, flags: Rflags, size: u8) ->
     let carry = u128::from(flags.has(Rflags::CF));
     let value = u128::from(value & mask(size)) | (carry << bits(size));
     // Rotate `width` bits, the carry being the highest.
-    let left = if right { (width - count) % width } else { count };
-    let rotated_value = (value << left) | (value >> (width - left));
+    let left = if right {
+        (width - count) % width
+    } else {
+        count
+    };
+    let rotated_value = (value << left) | value.wrapping_shr(width.wrapping_sub(left));
     let result = (rotated_value as u64) & mask(size);
     let carry = (rotated_value >> bits(size)) & 1 != 0;
     let top = result & sign_bit(size) != 0;
@@ -172,9 +180,9 @@ fn shift_left(value: u64, count: u32, size: u8) -> (u64, Rflags) {
 /// `value` is extended as the shift demands: by zeros or by its sign.
 fn shift_right(value: u64, count: u32, arithmetic: bool, size: u8) -> (u64, Rflags) {
     let before_last = if arithmetic {
-        ((value as i64) >> (count - 1)) as u64
+        (value as i64).wrapping_shr(count.wrapping_sub(1)) as u64
     } else {
-        value >> (count - 1)
+        value.wrapping_shr(count.wrapping_sub(1))
     };
     let last = if arithmetic {
         ((before_last as i64) >> 1) as u64
@@ -207,7 +215,8 @@ pub fn double_shift(
     let fill = u128::from(fill & mask(size));
     // A count beyond 16 bits is undefined; go on with the filling operand.
     let (result, carry) = if right {
-        let wide = u128::from(value) | (fill << width) | (u128::from(value) << (2 * width - 1) << 1);
+        let wide =
+            u128::from(value) | (fill << width) | (u128::from(value) << (2 * width - 1) << 1);
         let shifted = wide >> (count - 1);
         ((shifted >> 1) as u64, shifted & 1 != 0)
     } else {
@@ -246,26 +255,81 @@ pub fn multiply(signed: bool, a: u64, b: u64, size: u8) -> (u64, u64, bool) {
 
 /// Quotient and remainder of `high:low / divisor`; `None` is #DE.
 pub fn divide(signed: bool, high: u64, low: u64, divisor: u64, size: u8) -> Option<(u64, u64)> {
-    let width = bits(size);
-    let dividend = (u128::from(high & mask(size)) << width) | u128::from(low & mask(size));
     if !signed {
-        let divisor = u128::from(divisor & mask(size));
-        let quotient = dividend.checked_div(divisor)?;
-        let remainder = dividend.checked_rem(divisor)?;
-        let fits = quotient <= u128::from(mask(size));
-        return fits.then_some((quotient as u64, remainder as u64));
+        return divide_unsigned(
+            high & mask(size),
+            low & mask(size),
+            divisor & mask(size),
+            size,
+        );
     }
-    let unused = 128 - 2 * width;
-    let dividend = ((dividend << unused) as i128) >> unused;
-    let divisor = i128::from(sign_extend(divisor, size) as i64);
-    let quotient = dividend.checked_div(divisor)?;
-    let remainder = dividend.checked_rem(divisor)?;
-    let limit = i128::from(sign_bit(size));
-    let fits = quotient >= -limit && quotient < limit;
-    fits.then_some((
-        (quotient as u64) & mask(size),
-        (remainder as u64) & mask(size),
-    ))
+    // By magnitudes: the remainder has the dividend's sign.
+    let negative = high & sign_bit(size) != 0;
+    let (high, low) = if negative {
+        negate_pair(high, low, size)
+    } else {
+        (high & mask(size), low & mask(size))
+    };
+    let divisor = sign_extend(divisor, size);
+    let opposite = negative != ((divisor as i64) < 0);
+    let magnitude = (divisor as i64).unsigned_abs();
+    let (quotient, remainder) = divide_unsigned(high, low, magnitude, size)?;
+    let largest = if opposite {
+        sign_bit(size)
+    } else {
+        sign_bit(size) - 1
+    };
+    if quotient > largest {
+        return None;
+    }
+    let signed = |value: u64, negative: bool| {
+        let value = if negative {
+            value.wrapping_neg()
+        } else {
+            value
+        };
+        value & mask(size)
+    };
+    Some((signed(quotient, opposite), signed(remainder, negative)))
+}
+
+fn negate_pair(high: u64, low: u64, size: u8) -> (u64, u64) {
+    let low = low.wrapping_neg() & mask(size);
+    let borrow = u64::from(low != 0);
+    let high = high.wrapping_neg().wrapping_sub(borrow);
+    (high & mask(size), low)
+}
+
+/// Long division; the kernel has no division of 128-bit numbers to offer.
+/// The operands are of `size` bytes.
+fn divide_unsigned(high: u64, low: u64, divisor: u64, size: u8) -> Option<(u64, u64)> {
+    // A quotient that does not fit, or a divisor of 0.
+    if high >= divisor {
+        return None;
+    }
+    if size != 8 || high == 0 {
+        let dividend = if size == 8 {
+            low
+        } else {
+            high.wrapping_shl(bits(size)) | low
+        };
+        return Some((
+            dividend.checked_div(divisor)?,
+            dividend.checked_rem(divisor)?,
+        ));
+    }
+    let mut remainder = high;
+    let mut quotient = 0;
+    for bit in (0..64).rev() {
+        let carried = remainder >> 63 != 0;
+        remainder = (remainder << 1) | ((low >> bit) & 1);
+        quotient <<= 1;
+        if carried || remainder >= divisor {
+            remainder = remainder.wrapping_sub(divisor);
+            quotient |= 1;
+        }
+    }
+    Some((quotient, remainder))
 }
 
 /// Does condition `code` (the low four bits of Jcc, SETcc, CMOVcc) hold

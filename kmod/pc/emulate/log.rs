@@ -129,7 +129,7 @@ impl AccessLog {
         };
         if let Some(slot) = self.noted.get_mut(self.count) {
             *slot = (key, data);
-            self.count += 1;
+            self.count = self.count.wrapping_add(1);
         }
     }
 
@@ -154,7 +154,7 @@ impl AccessLog {
     pub(super) fn note(&mut self, key: Key, data: u64) -> Step<()> {
         let slot = self.noted.get_mut(self.count);
         *slot.ok_or(Outcome::Unhandleable)? = (key, data);
-        self.count += 1;
+        self.count = self.count.wrapping_add(1);
         Ok(())
     }
 

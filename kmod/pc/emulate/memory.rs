@@ -115,12 +115,7 @@ impl<C: EmuContext> Exec<'_, C> {
     /// Writes `new` where `old` was read, atomically if that is possible: in
     /// memory and naturally aligned. Anything else is written plainly, as a
     /// processor's locked access to a device is nothing special either.
-    pub(super) fn replace_span(
-        &mut self,
-        span: &Span,
-        old: &mut [u8],
-        new: &mut [u8],
-    ) -> Step<()> {
+    pub(super) fn replace_span(&mut self, span: &Span, old: &mut [u8], new: &mut [u8]) -> Step<()> {
         let aligned = span.first.0 % (new.len().max(1) as u64) == 0;
         if !span.is_whole() || !aligned {
             return self.write_span(span, new);

@@ -5,7 +5,7 @@
 
 use super::{EmuContext, Exec};
 use crate::pc::addr::Gva;
-use crate::pc::regs::{is_canonical, Cr4, CpuMode, Exception, SegReg, Segment};
+use crate::pc::regs::{is_canonical, CpuMode, Cr4, Exception, SegReg, Segment};
 
 /// The linear address of `len` bytes at `offset` in `segment`, to be written
 /// or read.
@@ -162,10 +162,7 @@ mod tests {
         };
         assert_eq!(check(mode, down, 0xfff, 1, true), Err(Exception::GP0));
         assert_eq!(check(mode, down, 0x1000, 4, true), Ok(0x2000));
-        assert_eq!(
-            check(mode, down, 0xffff_fffe, 4, true),
-            Err(Exception::GP0)
-        );
+        assert_eq!(check(mode, down, 0xffff_fffe, 4, true), Err(Exception::GP0));
         let small = Segment {
             attributes: Attributes(0x97),
             ..data

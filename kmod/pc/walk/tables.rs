@@ -57,7 +57,7 @@ impl Trail for Recorded {
     fn passed(&mut self, gpa: u64, entry: u64, wide: bool) {
         if let Some(slot) = self.entries.get_mut(self.count) {
             *slot = (gpa, entry);
-            self.count += 1;
+            self.count = self.count.wrapping_add(1);
         }
         self.wide = wide;
     }
@@ -72,7 +72,7 @@ impl Recorded {
         access: Access,
     ) -> Result<bool, WalkError> {
         for (index, &(gpa, entry)) in self.entries.iter().take(self.count).enumerate() {
-            let last = index + 1 == self.count;
+            let last = index.wrapping_add(1) == self.count;
             let dirty = if last && access.is_write() { DIRTY } else { 0 };
             let marked = entry | ACCESSED | dirty;
             if marked == entry {
@@ -249,7 +249,7 @@ fn descend_wide<M: GuestMemory, T: Trail>(
     let mut granted = u64::MAX;
     let mut seen = 0;
     loop {
-        let at = table | (((address >> shift) & 0x1ff) << 3);
+        let at = table | ((address.wrapping_shr(shift) & 0x1ff) << 3);
         let entry = mem.read_u64(Gpa(at)).ok_or(WalkError::Memory(Gpa(at)))?;
         if entry & PRESENT == 0 {
             return Err(fault(paging, access, 0));
@@ -263,7 +263,7 @@ fn descend_wide<M: GuestMemory, T: Trail>(
         trail.passed(at, entry, true);
         // At the levels above, the bit is reserved and was refused.
         if shift == PT_SHIFT || entry & PAGE_SIZE != 0 {
-            let offset = (1_u64 << shift) - 1;
+            let offset = !u64::MAX.wrapping_shl(shift);
             return Ok(Found {
                 leaf: entry,
                 granted,
@@ -273,7 +273,7 @@ fn descend_wide<M: GuestMemory, T: Trail>(
             });
         }
         table = entry & ADDRESS;
-        shift -= 9;
+        shift = shift.wrapping_sub(9);
     }
 }
 
