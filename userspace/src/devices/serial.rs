@@ -81,6 +81,26 @@ impl Serial {
     }
 }
 
+/// Register offsets and bits of a 16550.
+const IER: u64 = 1;
+const IIR: u8 = 2;
+const LCR: u8 = 3;
+const LCR_DIVISOR_ACCESS: u8 = 1 << 7;
+
+impl Serial {
+    /// Forgets that an interrupt was signalled already, when the guest is about to write the
+    /// interrupt enable register.
+    ///
+    /// Enabling an interrupt whose condition holds must raise it. The device model raises one
+    /// only if none is identified as pending, and would stay silent for ever if the guest missed
+    /// the first, as Linux does while it probes the port with its interrupt line masked.
+    fn rearm(&mut self) {
+        if self.uart.read(LCR) & LCR_DIVISOR_ACCESS == 0 {
+            self.uart.read(IIR);
+        }
+    }
+}
+
 impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         // The registers are bytes; a wider read gets the neighbours, as on an 8-bit bus.
@@ -91,6 +111,9 @@ impl BusDevice for Serial {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         for (offset, byte) in (offset..).zip(data) {
+            if offset == IER {
+                self.rearm();
+            }
             // A byte that cannot be written out is lost, as on a line nobody listens to.
             let _ = self.uart.write(offset as u8, *byte);
         }
@@ -129,6 +152,20 @@ mod tests {
             }
         }
         assert_eq!(received, text);
+    }
+
+    #[test]
+    fn enabling_raises_an_interrupt_that_was_missed() {
+        let (interrupt, _, mut serial) = port();
+        let mut raised = |serial: &mut Serial, enable: u8| {
+            serial.write(IER, &[enable]);
+            interrupt.read().is_ok()
+        };
+        assert!(raised(&mut serial, 2), "the transmitter is empty");
+        assert!(!raised(&mut serial, 0));
+        assert!(raised(&mut serial, 2), "it still is");
+        serial.input(b"x");
+        assert!(raised(&mut serial, 1), "and there is input");
     }
 
     #[test]

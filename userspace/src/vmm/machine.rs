@@ -33,6 +33,8 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     console: Option<Arc<Mutex<Serial>>>,
     drained: Arc<EventFd>,
+    /// KVM drops every irqfd when this is closed, whoever else still uses the machine.
+    _vm: Arc<VmFd>,
     shared: Shared,
 }
 
@@ -80,6 +82,7 @@ impl Machine {
                 .on_stdio()
                 .and_then(|number| serials.get(number).cloned().flatten()),
             drained,
+            _vm: vm,
             shared: Shared {
                 ports: Arc::new(ports),
                 mmio: Arc::new(mmio),
