@@ -10,7 +10,11 @@
 /// Guest code for the mode that the assembler directive in the first argument names.
 #[macro_export]
 macro_rules! guest_code {
-    ($mode:literal, $($line:literal),+ $(, $name:ident = const $value:expr)* $(,)?) => {{
+    ($mode:literal, $($line:literal),+ $(, $name:ident = const $value:expr)* $(,)?) => {
+        $crate::guest_code!(@lines $mode, [$($line),+] $(, $name = const $value)*)
+    };
+    // Lines may be made of parts with `concat!`.
+    (@lines $mode:literal, [$($line:expr),+] $(, $name:ident = const $value:expr)*) => {{
         let start: *const u8;
         let end: *const u8;
         // SAFETY: the bytes go to a read-only section and are never run here; the only

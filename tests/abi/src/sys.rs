@@ -80,8 +80,15 @@ pub fn ioctl(fd: &impl AsRawFd, call: (&'static str, u64), arg: u64) -> SysResul
     check(call.0, i64::from(r)).map(|v| v as i32)
 }
 
+/// The kernel goes by the size in the request; a smaller argument is a mistake in the test.
+fn check_size<T>(call: (&'static str, u64)) {
+    let stated = crate::ioctls::argument_size(call.1);
+    assert!(std::mem::size_of::<T>() >= stated, "argument of {}", call.0);
+}
+
 /// `ioctl` with an argument that the kernel only reads.
 pub fn ioctl_ref<T>(fd: &impl AsRawFd, call: (&'static str, u64), arg: &T) -> SysResult<i32> {
+    check_size::<T>(call);
     // SAFETY: `arg` outlives the call; the callers pass the type that the number is made for.
     let r = unsafe {
         libc::ioctl(
@@ -95,6 +102,7 @@ pub fn ioctl_ref<T>(fd: &impl AsRawFd, call: (&'static str, u64), arg: &T) -> Sy
 
 /// `ioctl` with an argument that the kernel may write.
 pub fn ioctl_mut<T>(fd: &impl AsRawFd, call: (&'static str, u64), arg: &mut T) -> SysResult<i32> {
+    check_size::<T>(call);
     // SAFETY: `arg` outlives the call; the callers pass the type that the number is made for.
     let r = unsafe { libc::ioctl(fd.as_raw_fd(), call.1 as libc::c_ulong as _, arg as *mut T) };
     check(call.0, i64::from(r)).map(|v| v as i32)

@@ -3,8 +3,13 @@
 //! Tests of the KVM ABI, one module per subject. See `tests/README.md`.
 
 mod cpu;
+mod dirty_log;
+mod emulate;
+mod injection;
 mod memslots;
 mod mmio;
+mod msrs;
+mod paging;
 mod pio;
 mod registers;
 mod system;
@@ -21,5 +26,10 @@ fn main() {
         pio::TESTS,
         mmio::TESTS,
         cpu::TESTS,
+        dirty_log::TESTS,
+        emulate::TESTS,
+        msrs::TESTS,
+        paging::TESTS,
+        injection::TESTS,
     ]));
 }

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Leaving the guest at will, and interrupts that userspace injects: no interrupt hardware in the
+//! module (KVM API document, 4.16, 4.21, 4.64, section 5).
+
+use std::time::{Duration, Instant};
+
+use ironvm_abi_tests::guest::{long_mode, long_mode_with_irqchip, Machine};
+use ironvm_abi_tests::harness::Test;
+use ironvm_abi_tests::ioctls::*;
+use ironvm_abi_tests::layout::*;
+use ironvm_abi_tests::signals;
+use ironvm_abi_tests::sys::{check, ioctl, ioctl_buffer, SysResult};
+use ironvm_abi_tests::{code16, code64, ensure, ensure_eq, ensure_errno, skip, test};
+use ironvm_abi_tests::{Exit, Outcome, Vcpu};
+use kvm_bindings::*;
+
+pub const TESTS: &[Test] = &[
+    test!("injection", immediate_exit),
+    test!("injection", immediate_exit_before_first_run),
+    test!("injection", signal_ends_run),
+    test!("injection", signal_is_noticed_soon),
+    test!("injection", signal_mask),
+    test!("injection", signal_mask_errors),
+    test!("injection", interrupt_when_ready),
+    test!("injection", interrupt_window),
+    test!("injection", window_after_sti_shadow),
+    test!("injection", window_not_while_blocked),
+    test!("injection", interrupt_wakes_hlt),
+    test!("injection", interrupt_errors),
+    test!("injection", interrupt_in_real_mode),
+    test!("injection", many_interrupts),
+    test!("injection", nmi),
+    test!("injection", nmi_blocked_until_iret),
+    test!("injection", nmi_ignores_if),
+    test!("injection", nmi_wakes_hlt),
+    test!("injection", exception_by_events),
+    test!("injection", pending_interrupt_survives_save),
+];
+
+/// Says done for ever, with RBX counting.
+fn talker() -> &'static [u8] {
+    code64!("2:", "inc rbx", "out 0x10, al", "jmp 2b")
+}
+
+fn spinner() -> &'static [u8] {
+    code64!("2:", "inc rbx", "jmp 2b")
+}
+
+fn inject(vcpu: &Vcpu, vector: u32) -> SysResult<i32> {
+    vcpu.set(KVM_INTERRUPT, &kvm_interrupt { irq: vector })
+}
+
+fn immediate_exit() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    if !machine.kvm.has(KVM_CAP_IMMEDIATE_EXIT) {
+        skip!("no KVM_CAP_IMMEDIATE_EXIT");
+    }
+    vcpu.run_to_done()?;
+    vcpu.set_immediate_exit(true);
+    for _ in 0..10 {
+        ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+    }
+    ensure_eq!(vcpu.regs()?.rbx, 1, "rounds of the guest");
+    vcpu.set_immediate_exit(false);
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rbx, 2, "rounds of the guest");
+    Ok(())
+}
+
+fn immediate_exit_before_first_run() -> Outcome {
+    let (_machine, vcpu) = long_mode(talker())?;
+    vcpu.set_immediate_exit(true);
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+    ensure_eq!(vcpu.regs()?.rip, CODE, "RIP");
+    vcpu.set_immediate_exit(false);
+    vcpu.run_to_done()
+}
+
+fn signal_ends_run() -> Outcome {
+    let (_machine, vcpu) = long_mode(spinner())?;
+    signals::interrupt_after(Duration::from_millis(50))?;
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+    ensure_eq!(vcpu.exit_reason(), KVM_EXIT_INTR, "exit reason");
+    let first = vcpu.regs()?.rbx;
+    ensure!(first > 0, "the guest did not run");
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN again");
+    ensure!(vcpu.regs()?.rbx > first, "the guest did not go on");
+    Ok(())
+}
+
+/// Also with interrupts off in the guest, and within a time that no host timer explains.
+fn signal_is_noticed_soon() -> Outcome {
+    let (_machine, vcpu) = long_mode(spinner())?;
+    signals::interrupt_after(Duration::from_millis(20))?;
+    let start = Instant::now();
+    for _ in 0..20 {
+        ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+    }
+    let took = start.elapsed();
+    ensure!(took < Duration::from_secs(10), "20 signals took {took:?}");
+    Ok(())
+}
+
+/// `KVM_SET_SIGNAL_MASK` with the signals in `open` let through and all others not.
+fn set_mask(vcpu: &Vcpu, open: &[i32]) -> SysResult<i32> {
+    let bits = open.iter().fold(!0u64, |m, s| m & !(1 << (s - 1)));
+    // Length, then the mask, which is not aligned.
+    let mut buffer = [8 | bits << 32, bits >> 32];
+    ioctl_buffer(vcpu, KVM_SET_SIGNAL_MASK, &mut buffer)
+}
+
+/// A signal blocked outside and open within `KVM_RUN`: pending, it ends the run and stays pending.
+fn signal_mask() -> Outcome {
+    let (_machine, vcpu) = long_mode(talker())?;
+    signals::catch(signals::KICK)?;
+    // SAFETY: plain data, filled by the calls that follow.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is writable and readable.
+    let r = unsafe {
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signals::KICK);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
+    };
+    check("pthread_sigmask", i64::from(-r))?;
+    set_mask(&vcpu, &[signals::KICK])?;
+    vcpu.run_to_done()?;
+    signals::send(signals::thread_id(), signals::KICK);
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN with the signal pending");
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN with it still pending");
+    let mut signal = 0;
+    // SAFETY: `set` and `signal` are valid.
+    unsafe { libc::sigwait(&set, &mut signal) };
+    ensure_eq!(signal, signals::KICK, "signal taken");
+    vcpu.run_to_done()?;
+    // Without a mask of its own the vCPU runs with the thread's, which blocks it.
+    ioctl(&vcpu, KVM_SET_SIGNAL_MASK, 0)?;
+    signals::send(signals::thread_id(), signals::KICK);
+    vcpu.run_to_done()
+}
+
+fn signal_mask_errors() -> Outcome {
+    let (_machine, vcpu) = long_mode(talker())?;
+    for length in [0u64, 4, 7, 9, 16, 128] {
+        let mut buffer = [length, 0, 0];
+        let result = ioctl_buffer(&vcpu, KVM_SET_SIGNAL_MASK, &mut buffer);
+        ensure_errno!(result, libc::EINVAL, "mask of {length} bytes");
+    }
+    ensure_errno!(
+        ioctl(&vcpu, KVM_SET_SIGNAL_MASK, 8),
+        libc::EFAULT,
+        "pointer 8"
+    );
+    Ok(())
+}
+
+fn interrupt_when_ready() -> Outcome {
+    let code = code64!("sti", "nop", "2:", "out 0x10, al", "jmp 2b");
+    let (machine, vcpu) = long_mode(code)?;
+    vcpu.run_to_done()?;
+    ensure!(vcpu.ready_for_interrupt(), "not ready with IF set");
+    inject(&vcpu, 0x55)?;
+    let caught = machine.expect_caught(&vcpu, 0x55)?;
+    ensure!(caught.rflags & RFLAGS_IF != 0, "IF in the saved flags");
+    ensure_eq!(vcpu.regs()?.rflags & RFLAGS_IF, 0, "IF in the handler");
+    vcpu.run_to_done()
+}
+
+fn interrupt_window() -> Outcome {
+    let code = code64!(
+        "out 0x10, al",
+        "mov ecx, 1000",
+        "2:",
+        "loop 2b",
+        "sti",
+        "3:",
+        "jmp 3b"
+    );
+    let (machine, vcpu) = long_mode(code)?;
+    vcpu.run_to_done()?;
+    ensure!(!vcpu.ready_for_interrupt(), "ready with IF clear");
+    vcpu.set_request_window(true);
+    ensure_eq!(vcpu.run_on()?, Exit::IrqWindow, "exit");
+    ensure!(vcpu.ready_for_interrupt(), "not ready in the window");
+    ensure!(vcpu.if_flag(), "IF is clear in the window");
+    vcpu.set_request_window(false);
+    inject(&vcpu, 0x60)?;
+    machine.expect_caught(&vcpu, 0x60)?;
+    Ok(())
+}
+
+/// After STI one more instruction runs before an interrupt may come.
+fn window_after_sti_shadow() -> Outcome {
+    let code = code64!("out 0x10, al", "sti", "inc ebx", "2:", "inc ecx", "jmp 2b");
+    let (_machine, vcpu) = long_mode(code)?;
+    vcpu.run_to_done()?;
+    vcpu.set_request_window(true);
+    ensure_eq!(vcpu.run_on()?, Exit::IrqWindow, "exit");
+    ensure!(
+        vcpu.regs()?.rbx >= 1,
+        "the window opened in the shadow of STI"
+    );
+    Ok(())
+}
+
+/// A window that is asked for while IF is clear does not open until it is set; other exits go on.
+fn window_not_while_blocked() -> Outcome {
+    let (_machine, vcpu) = long_mode(talker())?;
+    vcpu.set_request_window(true);
+    for _ in 0..5 {
+        vcpu.run_to_done()?;
+        ensure!(!vcpu.ready_for_interrupt(), "ready with IF clear");
+    }
+    vcpu.change_regs(|r| r.rflags |= RFLAGS_IF)?;
+    ensure_eq!(vcpu.run_on()?, Exit::IrqWindow, "exit with IF set");
+    Ok(())
+}
+
+fn interrupt_wakes_hlt() -> Outcome {
+    let (machine, vcpu) = long_mode(code64!("sti", "hlt", "out 0x10, al"))?;
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    ensure!(vcpu.ready_for_interrupt(), "not ready in HLT");
+    inject(&vcpu, 0x61)?;
+    let caught = machine.expect_caught(&vcpu, 0x61)?;
+    ensure_eq!(caught.rip, CODE + 2, "RIP behind HLT");
+    vcpu.run_to_done()
+}
+
+fn interrupt_errors() -> Outcome {
+    let (_machine, vcpu) = long_mode(talker())?;
+    for vector in [256, 1000, u32::MAX] {
+        ensure_errno!(inject(&vcpu, vector), libc::EINVAL, "vector {vector}");
+    }
+    let (_machine, vcpu) = long_mode_with_irqchip(talker())?;
+    ensure_errno!(inject(&vcpu, 0x40), libc::ENXIO, "with a full irqchip");
+    Ok(())
+}
+
+fn interrupt_in_real_mode() -> Outcome {
+    let machine = Machine::new()?;
+    let vcpu = machine.vcpu(0)?;
+    machine.real_mode(&vcpu, code16!("sti", "2:", "out 0x10, al", "jmp 2b"))?;
+    machine.load(CODE2, code16!("inc bx", "iret"));
+    machine.set_real_handler(0x20, CODE2 as u16);
+    vcpu.run_to_done()?;
+    for n in 1..=5u64 {
+        vcpu.run_to_done()?;
+        ensure!(vcpu.ready_for_interrupt(), "not ready");
+        inject(&vcpu, 0x20)?;
+        vcpu.run_to_done()?;
+        ensure_eq!(vcpu.regs()?.rbx, n, "interrupts taken");
+    }
+    Ok(())
+}
+
+fn many_interrupts() -> Outcome {
+    let (machine, vcpu) = long_mode(code64!("sti", "2:", "inc rbx", "jmp 2b"))?;
+    machine.set_handler(0x40, CODE2);
+    machine.load(CODE2, code64!("inc rcx", "iretq"));
+    vcpu.set_request_window(true);
+    for n in 0..500 {
+        ensure_eq!(vcpu.run_on()?, Exit::IrqWindow, "exit");
+        inject(&vcpu, 0x40)?;
+        // The previous one has been taken when the window opens again.
+        ensure_eq!(vcpu.regs()?.rcx, n, "interrupts taken");
+    }
+    Ok(())
+}
+
+fn nmi() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    let caught = machine.expect_caught(&vcpu, NMI)?;
+    ensure_eq!(caught.rip, CODE, "RIP");
+    vcpu.run_to_done()
+}
+
+/// In the handler of an NMI no other comes; the one that waits comes after IRET, and only one.
+fn nmi_blocked_until_iret() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    machine.set_handler(NMI, CODE2);
+    machine.load(
+        CODE2,
+        code64!("inc rcx", "out 0x80, al", "inc rdx", "iretq"),
+    );
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    let exit = vcpu.run_on()?;
+    ensure!(exit.is_out(0x80), "exit is {exit:x?}");
+    let events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    ensure_eq!(events.nmi.masked, 1, "NMIs are masked in the handler");
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    let exit = vcpu.run_on()?;
+    ensure!(exit.is_out(0x80), "exit is {exit:x?}");
+    let r = vcpu.regs()?;
+    ensure_eq!((r.rcx, r.rdx), (2, 1), "handlers begun, handlers ended");
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rcx, 2, "handlers begun");
+    Ok(())
+}
+
+fn nmi_ignores_if() -> Outcome {
+    let (machine, vcpu) = long_mode(code64!("cli", "2:", "out 0x10, al", "jmp 2b"))?;
+    vcpu.run_to_done()?;
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    let caught = machine.expect_caught(&vcpu, NMI)?;
+    ensure_eq!(caught.rflags & RFLAGS_IF, 0, "IF");
+    vcpu.run_to_done()
+}
+
+fn nmi_wakes_hlt() -> Outcome {
+    let (machine, vcpu) = long_mode(code64!("cli", "hlt", "out 0x10, al"))?;
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    let caught = machine.expect_caught(&vcpu, NMI)?;
+    ensure_eq!(caught.rip, CODE + 2, "RIP behind HLT");
+    vcpu.run_to_done()
+}
+
+/// An exception that userspace sets is delivered at the next entry.
+fn exception_by_events() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    let mut events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    events.exception.injected = 1;
+    events.exception.nr = GP;
+    events.exception.has_error_code = 1;
+    events.exception.error_code = 0x58;
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    let caught = machine.expect_caught(&vcpu, GP)?;
+    ensure_eq!((caught.error, caught.rip), (0x58, CODE), "error, RIP");
+    vcpu.run_to_done()
+}
+
+/// An injected interrupt that the guest has not taken yet is part of the state that is saved.
+fn pending_interrupt_survives_save() -> Outcome {
+    let code = code64!("sti", "nop", "2:", "out 0x10, al", "jmp 2b");
+    let (_machine, vcpu) = long_mode(code)?;
+    vcpu.run_to_done()?;
+    inject(&vcpu, 0x77)?;
+    let events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    let sregs = vcpu.sregs()?;
+    let in_bitmap = sregs.interrupt_bitmap[0x77 / 64] & 1 << (0x77 % 64) != 0;
+    ensure!(
+        in_bitmap || events.interrupt.injected != 0 && events.interrupt.nr == 0x77,
+        "neither the bitmap nor the events tell of it: {:?}",
+        events.interrupt
+    );
+    let regs = vcpu.regs()?;
+    let (second, other) = long_mode(code)?;
+    other.set_sregs(&sregs)?;
+    other.set_regs(&regs)?;
+    other.set(KVM_SET_VCPU_EVENTS, &events)?;
+    second.expect_caught(&other, 0x77)?;
+    Ok(())
+}
