@@ -15,6 +15,7 @@ use crate::host::task::IrqOff;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
+use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::DescriptorTable;
 use crate::pc::regs::Gprs;
@@ -127,6 +128,8 @@ pub struct NestedFault {
     pub write: bool,
     /// The access was an instruction fetch.
     pub fetch: bool,
+    /// A translation was there but did not allow the access (a hint only).
+    pub present: bool,
     /// The access was the processor's own, to a guest page table.
     pub table_walk: bool,
 }
@@ -142,31 +145,6 @@ pub enum Event {
     Exception(u8, Option<u32>),
     /// INT n: delivered again by executing the instruction again.
     SoftwareInterrupt(u8),
-}
-
-/// The state behind MSRs that the processor switches itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HwMsr {
-    /// STAR.
-    Star,
-    /// LSTAR.
-    Lstar,
-    /// CSTAR.
-    Cstar,
-    /// SFMASK.
-    Sfmask,
-    /// KERNEL_GS_BASE.
-    KernelGsBase,
-    /// SYSENTER_CS.
-    SysenterCs,
-    /// SYSENTER_ESP.
-    SysenterEsp,
-    /// SYSENTER_EIP.
-    SysenterEip,
-    /// PAT.
-    Pat,
-    /// DEBUGCTL.
-    DebugCtl,
 }
 
 /// The registers that every exit needs, kept outside the hardware's block.
@@ -345,9 +323,9 @@ pub trait Vendor: CpuHooks + Sized + Send {
     fn set_dr7(&mut self, value: u64);
 
     /// Reads an MSR that the processor switches.
-    fn msr(&self, which: HwMsr) -> u64;
+    fn msr(&self, which: Hardware) -> u64;
     /// Writes an MSR that the processor switches. The value has been checked.
-    fn set_msr(&mut self, which: HwMsr, value: u64);
+    fn set_msr(&mut self, which: Hardware, value: u64);
 
     /// Sets what the processor adds to the TSC for the guest.
     fn set_tsc_offset(&mut self, offset: u64);

@@ -16,6 +16,7 @@ pub mod delivery;
 pub mod events;
 pub mod exit;
 pub mod guest_access;
+pub mod hypercall;
 pub mod init;
 pub mod instruction;
 pub mod irq;
@@ -23,12 +24,14 @@ pub mod memory;
 pub mod mmio;
 pub mod model;
 pub mod msr;
+pub mod msr_filter;
 pub mod pending;
 pub mod port_io;
 pub mod request;
 pub mod run;
 pub mod run_page;
 pub mod settings;
+pub mod setup;
 pub mod table;
 pub mod timer;
 pub mod vcpu;
@@ -37,6 +40,7 @@ use self::bus::Bus;
 use self::chip::Chip;
 use self::clock::VmClock;
 use self::memory::GuestMemory;
+use self::msr_filter::MsrFilter;
 use self::request::Request;
 use self::settings::Settings;
 use self::table::Flusher;
@@ -46,7 +50,6 @@ use crate::hw::Vendor;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering;
-use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
@@ -66,6 +69,8 @@ pub struct Vm<V: Vendor> {
     pub clock: VmClock,
     /// What userspace has switched on.
     pub settings: Settings,
+    /// Which MSRs the guest may access.
+    pub msr_filter: MsrFilter,
     /// Held while vCPUs or interrupt controllers are created, which depend on
     /// each other's order.
     #[pin]

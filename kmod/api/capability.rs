@@ -7,8 +7,9 @@ use crate::host::cpu;
 use crate::host::fpu;
 use crate::hw::Vendor;
 use crate::uapi;
+use crate::vm::clock;
 use crate::vm::irq::MAX_ROUTES;
-use crate::vm::memory::MAX_SLOTS;
+use crate::pc::slots::MAX_SLOTS;
 use crate::vm::model;
 use crate::vm::table::MAX_VCPUS;
 use crate::vm::Vm;
@@ -60,10 +61,16 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_MCE, Value(model::MCE_BANKS as isize)),
     (uapi::KVM_CAP_USER_NMI, YES),
     (uapi::KVM_CAP_IMMEDIATE_EXIT, YES),
+    (uapi::KVM_CAP_SYNC_REGS, Value(uapi::KVM_SYNC_X86_VALID_FIELDS as isize)),
     (uapi::KVM_CAP_INTERNAL_ERROR_DATA, YES),
     (uapi::KVM_CAP_HLT, YES),
     (uapi::KVM_CAP_NOP_IO_DELAY, YES),
     (uapi::KVM_CAP_X86_TRIPLE_FAULT_EVENT, YES),
+    (
+        uapi::KVM_CAP_X86_USER_SPACE_MSR,
+        Value(uapi::KVM_MSR_EXIT_REASON_VALID_MASK as isize),
+    ),
+    (uapi::KVM_CAP_X86_MSR_FILTER, YES),
     // Interrupts and timers.
     (uapi::KVM_CAP_IRQCHIP, YES),
     (uapi::KVM_CAP_SPLIT_IRQCHIP, YES),
@@ -83,7 +90,7 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH, YES),
     // Clocks.
     (uapi::KVM_CAP_CLOCKSOURCE, YES),
-    (uapi::KVM_CAP_ADJUST_CLOCK, Value(model::CLOCK_FLAGS as isize)),
+    (uapi::KVM_CAP_ADJUST_CLOCK, Value(clock::ADJUST_FLAGS as isize)),
     (uapi::KVM_CAP_KVMCLOCK_CTRL, YES),
     (uapi::KVM_CAP_GET_TSC_KHZ, YES),
     // Others.

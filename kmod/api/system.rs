@@ -10,6 +10,7 @@ use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::uapi;
 use crate::vm::model;
+use crate::vm::msr;
 use crate::vm::run_page;
 use crate::vm::Vm;
 use core::marker::PhantomData;
@@ -28,10 +29,10 @@ impl<V: Vendor> DeviceFile for SystemFile<V> {
         KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
         KVM_GET_SUPPORTED_CPUID => raw |list| model::get_supported_cpuid(list);
         KVM_GET_EMULATED_CPUID => raw |list| model::get_emulated_cpuid(list);
-        KVM_GET_MSR_INDEX_LIST => raw |list| model::get_msr_index_list(list);
-        KVM_GET_MSR_FEATURE_INDEX_LIST => raw |list| model::get_msr_feature_index_list(list);
-        KVM_GET_MSRS => raw |list| model::get_feature_msrs(list);
-        KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(model::MCE_CAPABILITIES);
+        KVM_GET_MSR_INDEX_LIST => raw |list| msr::get_msr_index_list(list);
+        KVM_GET_MSR_FEATURE_INDEX_LIST => raw |list| msr::get_msr_feature_index_list(list);
+        KVM_GET_MSRS => raw |list| msr::get_feature_msrs(list);
+        KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
     }
     }
 }

@@ -5,6 +5,7 @@
 mod events;
 mod model;
 mod registers;
+mod sync;
 
 use super::ioctl_table;
 use crate::host::file::FileObject;

@@ -30,7 +30,7 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_GET_DIRTY_LOG => input |log| vm.get_dirty_log(log);
             KVM_CLEAR_DIRTY_LOG => input |log| vm.clear_dirty_log(log);
             KVM_SET_TSS_ADDR => raw |address: UserPtr| vm.set_tss_address(address.addr());
-            KVM_SET_IDENTITY_MAP_ADDR => input |address| vm.set_identity_map_address(*address);
+            KVM_SET_IDENTITY_MAP_ADDR => input |address: &u64| vm.set_identity_map_address(*address);
             KVM_SET_NR_MMU_PAGES => raw |count: UserPtr| vm.set_mmu_pages(count.addr());
             KVM_GET_NR_MMU_PAGES => none || Err(EINVAL);
             KVM_SET_BOOT_CPU_ID => raw |id: UserPtr| vm.set_boot_cpu(id.addr());

@@ -8,6 +8,7 @@
 
 mod features;
 mod ipi;
+mod mitigation;
 mod msr;
 mod percpu;
 mod virtualization;
@@ -21,6 +22,8 @@ pub use ipi::kick_many;
 pub use ipi::run_on;
 pub use ipi::send_reschedule;
 pub use ipi::CpuMask;
+pub use mitigation::flush_l1d;
+pub use mitigation::prediction_command;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
 pub use msr::wrmsr;
@@ -214,4 +217,10 @@ pub unsafe fn write_pkru(_off: &IrqOff, value: u32) {
             options(nostack, preserves_flags),
         );
     }
+}
+
+/// CPUs that are online.
+pub fn online_cpus() -> u32 {
+    // SAFETY: Reads a counter.
+    unsafe { bindings::iv_num_online_cpus() }
 }

@@ -13,8 +13,11 @@
 //! Context: process context unless said otherwise. No locks.
 
 mod xcr0;
+mod xmm;
 
 pub use xcr0::Xcr0;
+pub use xmm::read_xmm;
+pub use xmm::write_xmm;
 
 use super::bindings;
 use super::cpu::boot_cpu_has;

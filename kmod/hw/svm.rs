@@ -30,7 +30,6 @@ use self::vmcb::VmcbSegment;
 use super::nested;
 use super::Event;
 use super::Exit;
-use super::HwMsr;
 use super::NestedConfig;
 use super::Registers;
 use super::Vendor;
@@ -43,6 +42,7 @@ use crate::host::page_box::PageData;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::cpuid::Feature;
+use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
@@ -88,6 +88,8 @@ pub struct Svm {
     host_vmcb: u64,
     flush: bool,
     nmi: nmi::Nmi,
+    spec_ctrl: u64,
+    tsc_aux: u64,
 }
 
 impl Svm {
@@ -318,6 +320,8 @@ impl Vendor for Svm {
             host_vmcb: 0,
             flush: true,
             nmi: nmi::Nmi::new(),
+            spec_ctrl: 0,
+            tsc_aux: 0,
         };
         svm.vmcb.control.nested_cr3 = setup.nested_root.0;
         svm.vmcb.save.g_pat = PAT_RESET;
@@ -612,38 +616,44 @@ impl Vendor for Svm {
         }
     }
 
-    fn msr(&self, which: HwMsr) -> u64 {
+    fn msr(&self, which: Hardware) -> u64 {
         let save = &self.vmcb.save;
         match which {
-            HwMsr::Star => save.star,
-            HwMsr::Lstar => save.lstar,
-            HwMsr::Cstar => save.cstar,
-            HwMsr::Sfmask => save.sfmask,
-            HwMsr::KernelGsBase => save.kernel_gs_base,
-            HwMsr::SysenterCs => save.sysenter_cs,
-            HwMsr::SysenterEsp => save.sysenter_esp,
-            HwMsr::SysenterEip => save.sysenter_eip,
-            HwMsr::Pat => save.g_pat,
-            HwMsr::DebugCtl => save.debugctl,
+            Hardware::Star => save.star,
+            Hardware::Lstar => save.lstar,
+            Hardware::Cstar => save.cstar,
+            Hardware::Sfmask => save.sfmask,
+            Hardware::KernelGsBase => save.kernel_gs_base,
+            Hardware::SysenterCs => save.sysenter_cs,
+            Hardware::SysenterEsp => save.sysenter_esp,
+            Hardware::SysenterEip => save.sysenter_eip,
+            Hardware::Pat => save.g_pat,
+            Hardware::FsBase => save.fs.base,
+            Hardware::GsBase => save.gs.base,
+            Hardware::SpecCtrl => self.spec_ctrl,
+            Hardware::TscAux => self.tsc_aux,
         }
     }
 
-    fn set_msr(&mut self, which: HwMsr, value: u64) {
+    fn set_msr(&mut self, which: Hardware, value: u64) {
         let save = &mut self.vmcb.save;
         match which {
-            HwMsr::Star => save.star = value,
-            HwMsr::Lstar => save.lstar = value,
-            HwMsr::Cstar => save.cstar = value,
-            HwMsr::Sfmask => save.sfmask = value,
-            HwMsr::KernelGsBase => save.kernel_gs_base = value,
-            HwMsr::SysenterCs => save.sysenter_cs = value,
-            HwMsr::SysenterEsp => save.sysenter_esp = value,
-            HwMsr::SysenterEip => save.sysenter_eip = value,
-            HwMsr::Pat => {
+            Hardware::Star => save.star = value,
+            Hardware::Lstar => save.lstar = value,
+            Hardware::Cstar => save.cstar = value,
+            Hardware::Sfmask => save.sfmask = value,
+            Hardware::KernelGsBase => save.kernel_gs_base = value,
+            Hardware::SysenterCs => save.sysenter_cs = value,
+            Hardware::SysenterEsp => save.sysenter_esp = value,
+            Hardware::SysenterEip => save.sysenter_eip = value,
+            Hardware::Pat => {
                 save.g_pat = value;
                 self.dirty(Clean::NESTED_PAGING);
             }
-            HwMsr::DebugCtl => save.debugctl = value,
+            Hardware::FsBase => save.fs.base = value,
+            Hardware::GsBase => save.gs.base = value,
+            Hardware::SpecCtrl => self.spec_ctrl = value,
+            Hardware::TscAux => self.tsc_aux = value,
         }
     }
 

@@ -258,6 +258,3 @@ pub fn emulate<C: EmuContext>(ctx: &mut C, insn: &Insn, log: &mut AccessLog) -> 
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

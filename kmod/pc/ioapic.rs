@@ -160,7 +160,8 @@ impl IoApic {
     /// and of watched pins, masked or not.
     pub fn eoi_vectors(&self) -> VectorSet {
         let mut vectors = VectorSet::EMPTY;
-        for (pin, entry) in self.entries.iter().enumerate() {
+        for pin in 0..PINS {
+            let entry = self.entry(pin);
             if entry & entry::LEVEL != 0 || self.watched & 1 << pin != 0 {
                 vectors.insert((entry & entry::VECTOR) as u8);
             }
@@ -230,13 +231,13 @@ impl IoApic {
     #[must_use]
     pub fn eoi(&mut self, vector: u8, level_triggered: bool) -> u32 {
         let mut pins = 0;
-        for (pin, entry) in self.entries.iter_mut().enumerate() {
-            if *entry & entry::VECTOR != u64::from(vector) {
+        for pin in 0..PINS {
+            if self.entry(pin) & entry::VECTOR != u64::from(vector) {
                 continue;
             }
             pins |= 1 << pin;
             if level_triggered {
-                *entry &= !entry::REMOTE_IRR;
+                self.change_entry(pin, entry::REMOTE_IRR, 0);
             }
         }
         pins
@@ -347,8 +348,7 @@ impl IoApic {
         }
         let unmasked = before & !after & entry::MASKED != 0;
         let blocked = entry::MASKED | entry::REMOTE_IRR;
-        let deliverable =
-            self.irr & bit != 0 && after & entry::LEVEL != 0 && after & blocked == 0;
+        let deliverable = self.irr & bit != 0 && after & entry::LEVEL != 0 && after & blocked == 0;
         Written {
             entries_changed: before != after,
             unmasked: if unmasked { bit } else { 0 },

@@ -14,8 +14,7 @@ mod channel;
 mod tests;
 
 use crate::uapi::{
-    kvm_pit_channel_state, kvm_pit_state2, KVM_PIT_FLAGS_HPET_LEGACY,
-    KVM_PIT_FLAGS_SPEAKER_DATA_ON,
+    kvm_pit_channel_state, kvm_pit_state2, KVM_PIT_FLAGS_HPET_LEGACY, KVM_PIT_FLAGS_SPEAKER_DATA_ON,
 };
 use channel::Channel;
 
@@ -326,12 +325,7 @@ impl Pit {
     /// Takes the state of KVM_SET_PIT2. All counters start over from their
     /// counts at `now_ns`. KVM_SET_PIT is this with the flags kept
     /// ([`Self::flags`]).
-    pub fn set_state(
-        &mut self,
-        channels: &[kvm_pit_channel_state; 3],
-        flags: u32,
-        now_ns: u64,
-    ) {
+    pub fn set_state(&mut self, channels: &[kvm_pit_channel_state; 3], flags: u32, now_ns: u64) {
         for (channel, state) in self.channels.iter_mut().zip(channels) {
             channel.set_state(state, now_ns);
         }

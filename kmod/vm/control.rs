@@ -9,12 +9,14 @@ use super::vcpu::Vcpu;
 use crate::hw::RegisterAccess;
 use crate::hw::Vendor;
 use crate::pc::control;
+use crate::pc::control::Controls;
 use crate::pc::control::Invalid;
 use crate::pc::decode::Insn;
 use crate::pc::lapic::GpFault;
 use crate::pc::lapic::Initiator;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
+use crate::pc::regs::Efer;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
 
@@ -34,6 +36,17 @@ const CLTS: u8 = 0x06;
 const GROUP_7: u8 = 0x01;
 const GROUP_7_LMSW: u8 = 6;
 const GROUP_7_SMSW: u8 = 4;
+
+/// CR0, CR3, CR4, EFER and CS.L: what the rules of control registers are about.
+pub fn controls<V: Vendor>(hw: &V) -> Controls {
+    Controls {
+        cr0: Cr0(hw.cr0()),
+        cr3: hw.cr3(),
+        cr4: Cr4(hw.cr4()),
+        efer: Efer(hw.efer()),
+        cs_l: hw.code_attributes().long(),
+    }
+}
 
 impl<V: Vendor> Vcpu<V> {
     fn operands(
@@ -130,7 +143,7 @@ impl<V: Vendor> Vcpu<V> {
     fn write_cr(&mut self, number: u8, value: u64, length: u8) -> Handled {
         let written = match number {
             0 => self.write_cr0(value),
-            3 => control::write_cr3(&self.controls(), value, self.model.caps())
+            3 => control::write_cr3(&controls(&self.hw), value, self.model.caps())
                 .map(|value| self.hw.set_cr3(value)),
             4 => self.write_cr4(value),
             8 => control::write_cr8(value).map(|priority| self.set_cr8(priority)),
@@ -143,7 +156,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn write_cr0(&mut self, value: u64) -> Result<(), Invalid> {
-        let old = self.controls();
+        let old = controls(&self.hw);
         let (cr0, efer) = control::write_cr0(&old, value)?;
         self.hw.set_efer(efer.0);
         self.hw.set_cr0(cr0.0);
@@ -164,7 +177,7 @@ impl<V: Vendor> Vcpu<V> {
                 | Cr4::SMAP.0
                 | Cr4::PKE.0,
         );
-        let old = self.controls();
+        let old = controls(&self.hw);
         let cr4 = control::write_cr4(&old, value, self.model.caps())?;
         self.hw.set_cr4(cr4.0);
         if cr4.changed(old.cr4).any(TRANSLATION) {

@@ -15,7 +15,7 @@ use crate::pc::irq::DestMode;
 use crate::pc::irq::IpiRequest;
 use crate::pc::irq::LineStatus;
 use crate::pc::irq::Message;
-use crate::pc::irq::PvIpi;
+use crate::pc::irq::pv_ipi::PvIpi;
 use crate::pc::irq::Shorthand;
 use crate::pc::lapic::Posted;
 

@@ -46,6 +46,9 @@ impl<V: Vendor> Vcpu<V> {
         if has(Request::CLOCK) {
             self.update_clock();
         }
+        if has(Request::UNHALT) && self.mp_state == MpState::Halted {
+            self.mp_state = MpState::Runnable;
+        }
         self.process_init_sipi();
         Ok(())
     }
@@ -111,7 +114,6 @@ impl<V: Vendor> Vcpu<V> {
             Pending::Out { next, rip } => self.complete_out(next, rip),
             Pending::Emulation(emulation) => self.complete_emulation(emulation),
             Pending::Msr { read, length, rip } => self.complete_msr(read, length, rip),
-            Pending::Hypercall { length, rip } => self.complete_hypercall(length, rip),
         }
     }
 }

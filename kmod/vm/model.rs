@@ -6,26 +6,37 @@ use super::vcpu::Vcpu;
 use crate::host::cpu;
 use crate::host::fpu;
 use crate::host::global::Global;
+use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::pc::control;
-use crate::pc::control::Controls;
-use crate::pc::cpuid;
 use crate::pc::cpuid::Answer;
 use crate::pc::cpuid::CpuidTable;
 use crate::pc::cpuid::Dynamic;
+use crate::pc::cpuid::Feature;
 use crate::pc::cpuid::FeatureSet;
 use crate::pc::cpuid::GuestCaps;
 use crate::pc::cpuid::Platform;
-use crate::pc::cpuid::Restrictions;
+use crate::pc::cpuid::MAX_ENTRIES;
+use crate::pc::cpuid::supported;
+use crate::pc::cpuid::supported::Restrictions;
+use crate::pc::lapic;
+use crate::pc::msr::lists;
 use crate::pc::msr::MsrFile;
-use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
-use crate::pc::regs::Efer;
+use crate::uapi;
+use crate::uapi::kvm_cpuid2;
 use crate::uapi::kvm_cpuid_entry2;
 use kernel::prelude::*;
 
 /// The processor of this host, as guests get it.
 static PLATFORM: Global<Platform> = Global::new();
+
+/// Banks of machine checks a vCPU can have (KVM_CAP_MCE).
+pub const MCE_BANKS: u32 = 32;
+
+/// KVM_CAP_X2APIC_API: what can be switched on.
+pub const X2APIC_API_FLAGS: u64 =
+    uapi::KVM_X2APIC_API_USE_32BIT_IDS | uapi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
 
 /// CPUID of this host.
 pub fn host_cpuid(leaf: u32, subleaf: u32) -> Answer {
@@ -95,7 +106,10 @@ impl Model {
             table,
             caps: GuestCaps::without_cpuid(platform),
             platform,
-            msrs: MsrFile::new(platform),
+            msrs: MsrFile::new(
+                platform.vendor,
+                lists::arch_capabilities(platform, &|index| cpu::rdmsr_safe(index).ok()),
+            ),
         })
     }
 
@@ -146,15 +160,17 @@ impl Model {
 }
 
 impl<V: Vendor> Vcpu<V> {
-    /// CR0, CR3, CR4, EFER and CS.L: what the rules of control registers are
-    /// about.
-    pub fn controls(&self) -> Controls {
-        Controls {
-            cr0: Cr0(self.hw.cr0()),
-            cr3: self.hw.cr3(),
-            cr4: Cr4(self.hw.cr4()),
-            efer: Efer(self.hw.efer()),
-            cs_l: self.hw.code_attributes().long(),
+    /// CPUID has been set: what follows from it.
+    pub fn after_cpuid(&mut self) {
+        self.mirror_state_in_cpuid();
+        let config = self.lapic.as_ref().map(|lapic| lapic::Config {
+            max_phys_bits: self.model.caps().physical_bits,
+            x2apic: self.model.caps().has(Feature::X2APIC),
+            tsc_deadline: self.model.caps().has(Feature::TSC_DEADLINE),
+            ..*lapic.config()
+        });
+        if let (Some(lapic), Some(config)) = (self.lapic.as_mut(), config) {
+            lapic.set_config(config);
         }
     }
 
@@ -183,16 +199,44 @@ impl<V: Vendor> Vcpu<V> {
     }
 }
 
-/// Fills an array for userspace by a function that says how many there are or
-/// that there is not enough room.
-pub fn fill_entries(
-    count: usize,
+/// Writes the entries that `fill` gives to a list of userspace, which says how
+/// many it has room for.
+///
+/// # Errors
+///
+/// `E2BIG` when that are too few, `EFAULT`, `ENOMEM`.
+fn write_entries(
+    list: UserPtr,
     fill: impl FnOnce(&mut [kvm_cpuid_entry2]) -> Result<usize, i32>,
-) -> Result<KVVec<kvm_cpuid_entry2>> {
-    let room = count.min(cpuid::MAX_ENTRIES);
+) -> Result<isize> {
+    let header: kvm_cpuid2 = list.read()?;
+    let room = (header.nent as usize).min(MAX_ENTRIES);
     let mut entries = KVVec::with_capacity(room, GFP_KERNEL)?;
     entries.resize(room, kvm_cpuid_entry2::default(), GFP_KERNEL)?;
     let filled = fill(&mut entries).map_err(|errno| Error::from_errno(-errno))?;
     entries.truncate(filled);
-    Ok(entries)
+    list.offset(size_of::<kvm_cpuid2>())?.write_slice(&entries)?;
+    list.write(&(filled as u32))?;
+    Ok(0)
+}
+
+/// KVM_GET_SUPPORTED_CPUID.
+///
+/// # Errors
+///
+/// `E2BIG` for too little room, `EFAULT`, `ENOMEM`.
+pub fn get_supported_cpuid(list: UserPtr) -> Result<isize> {
+    let platform = platform()?;
+    write_entries(list, |entries| {
+        supported::supported(&host_cpuid, platform, entries)
+    })
+}
+
+/// KVM_GET_EMULATED_CPUID.
+///
+/// # Errors
+///
+/// As [`get_supported_cpuid`].
+pub fn get_emulated_cpuid(list: UserPtr) -> Result<isize> {
+    write_entries(list, |entries| supported::emulated(true, entries))
 }

@@ -6,7 +6,6 @@
 //! with `immediate_exit` set, completes it first (KVM API document, 5).
 
 use super::mmio::Emulation;
-use crate::pc::addr::Gva;
 
 /// An instruction that waits for userspace.
 #[derive(Default)]
@@ -41,12 +40,5 @@ pub enum Pending {
         length: u8,
         /// The instruction's own address.
         rip: u64,
-    },
-    /// A hypercall that userspace handles.
-    Hypercall {
-        /// Length of the instruction.
-        length: u8,
-        /// Address of the instruction.
-        rip: Gva,
     },
 }

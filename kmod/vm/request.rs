@@ -22,18 +22,12 @@ impl Request {
     pub const EVENT: Self = Self(1 << 0);
     /// Drop every cached translation of guest memory.
     pub const FLUSH_TLB: Self = Self(1 << 1);
-    /// The local APIC's timer has expired.
-    pub const APIC_TIMER: Self = Self(1 << 2);
     /// The guest's clock has to be written again.
     pub const CLOCK: Self = Self(1 << 3);
-    /// Deliver an NMI.
-    pub const NMI: Self = Self(1 << 4);
-    /// Memory slots have changed.
-    pub const SLOTS: Self = Self(1 << 5);
+    /// End a HLT, whatever else there is.
+    pub const UNHALT: Self = Self(1 << 5);
     /// Leave for userspace: the VM cannot go on.
     pub const DEAD: Self = Self(1 << 6);
-    /// The MSR permission map has changed.
-    pub const MSR_FILTER: Self = Self(1 << 7);
 }
 
 const OUTSIDE: u32 = 0;

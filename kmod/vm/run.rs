@@ -110,6 +110,7 @@ impl<V: Vendor> Vcpu<V> {
         let result = self.run_loops();
         self.fpu.swap_out();
         self.store_status();
+        self.store_synced_registers()?;
         if result == Err(EINTR) {
             self.run.set_reason(uapi::KVM_EXIT_INTR);
         }
@@ -382,7 +383,6 @@ impl<V: Vendor> Vcpu<V> {
             cr8: u64::from(lapic.map_or_else(|| self.hw.cr8(), Lapic::cr8)),
             apic_base: self.apic_base(),
         });
-        self.store_synced_registers();
     }
 }
 

@@ -70,20 +70,25 @@ impl GuestTime {
     }
 }
 
+/// Does with the host timer what the local APIC wants.
+pub fn apply(timer: &VcpuTimer, time: &GuestTime, command: TimerCommand) {
+    let at = match command {
+        TimerCommand::Keep => return,
+        // A callback that runs now only makes the vCPU look, in vain.
+        TimerCommand::Cancel => {
+            let _ = timer.try_cancel();
+            return;
+        }
+        TimerCommand::ArmNs { deadline } => deadline,
+        TimerCommand::ArmTsc { deadline } => time.tsc_to_ns(deadline),
+    };
+    // The clock of timers is signed.
+    timer.start(at.min(i64::MAX as u64));
+}
+
 impl<V: Vendor> Vcpu<V> {
     /// Does with the host timer what the local APIC wants.
     pub fn apply_timer(&mut self, command: TimerCommand) {
-        let at = match command {
-            TimerCommand::Keep => return,
-            // A callback that runs now only makes the vCPU look, in vain.
-            TimerCommand::Cancel => {
-                let _ = self.timer.try_cancel();
-                return;
-            }
-            TimerCommand::ArmNs { deadline } => deadline,
-            TimerCommand::ArmTsc { deadline } => self.time.tsc_to_ns(deadline),
-        };
-        // The clock of timers is signed.
-        self.timer.start(at.min(i64::MAX as u64));
+        apply(&self.timer, &self.time, command);
     }
 }

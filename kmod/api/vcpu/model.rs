@@ -13,13 +13,11 @@ use crate::pc::lapic::IdFormat;
 use crate::pc::msr::Origin;
 use crate::pc::walk;
 use crate::pc::walk::Access;
-use crate::uapi;
 use crate::uapi::kvm_cpuid2;
 use crate::uapi::kvm_enable_cap;
 use crate::uapi::kvm_lapic_state;
 use crate::uapi::kvm_signal_mask;
 use crate::uapi::kvm_translation;
-use crate::uapi::kvm_x86_mce;
 use crate::vm::run::Context;
 use crate::vm::vcpu::Vcpu;
 use core::mem::size_of;
@@ -38,7 +36,7 @@ impl<V: Vendor> Vcpu<V> {
             .offset(size_of::<kvm_cpuid2>())?
             .read_array(header.nent as usize, MAX_ENTRIES)?;
         self.model.set_cpuid(entries)?;
-        self.after_cpuid()?;
+        self.after_cpuid();
         Ok(0)
     }
 
@@ -65,6 +63,7 @@ impl<V: Vendor> Vcpu<V> {
         list::each_msr(list, false, |entry| {
             self.write_msr_value(entry.index, entry.data, Origin::Host)
                 .ok()
+                .map(drop)
         })
     }
 
@@ -151,15 +150,6 @@ impl<V: Vendor> Vcpu<V> {
             .map_err(|_| EINVAL)
     }
 
-    /// KVM_X86_SET_MCE.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` for a bank there is not, or a status that is not valid.
-    pub fn set_mce(&mut self, mce: &kvm_x86_mce) -> Result {
-        self.inject_machine_check(mce)
-    }
-
     /// KVM_SET_TSC_KHZ of a vCPU.
     ///
     /// # Errors
@@ -181,9 +171,7 @@ impl<V: Vendor> Vcpu<V> {
     /// # Errors
     ///
     /// `EINVAL`.
-    pub fn enable_capability(&mut self, cap: &kvm_enable_cap) -> Result {
-        let _ = uapi::KVM_ENABLE_CAP;
-        let _ = cap;
+    pub fn enable_capability(&mut self, _cap: &kvm_enable_cap) -> Result {
         Err(EINVAL)
     }
 }

@@ -83,15 +83,24 @@ pub fn pin(hva: Hva, write: bool) -> Result<Pinned, PinError> {
     if let Some(pinned) = pin_present(hva, true) {
         return Ok(pinned);
     }
-    if write {
-        return bring_in(hva, true);
+    // Read-only, or not there. A read of a page that is there is common: code,
+    // and memory that the process shares.
+    if !write {
+        if let Some(pinned) = pin_present(hva, false) {
+            return Ok(pinned);
+        }
     }
-    let pinned = match pin_present(hva, false) {
-        Some(pinned) => pinned,
-        None => bring_in(hva, false)?,
-    };
-    // What has just been brought in is often writable: private memory, shmem.
-    Ok(pin_present(hva, true).unwrap_or(pinned))
+    // SAFETY: Acts on the calling task's own memory; the contract of this
+    // function allows sleeping.
+    if unsafe { bindings::iv_fault_in(hva.0 as usize, write) } {
+        // What has just been brought in is often writable: private memory, shmem.
+        let brought_in = pin_present(hva, true);
+        let brought_in = brought_in.or_else(|| (!write).then(|| pin_present(hva, false))?);
+        if let Some(pinned) = brought_in {
+            return Ok(pinned);
+        }
+    }
+    bring_in(hva, write)
 }
 
 /// The page at `hva` if the process has it mapped already. Does not sleep.
@@ -110,6 +119,7 @@ pub fn pin_present(hva: Hva, write: bool) -> Option<Pinned> {
     })
 }
 
+/// The page at `hva`, however long it takes; with the reason when there is none.
 fn bring_in(hva: Hva, write: bool) -> Result<Pinned, PinError> {
     let mut page = ptr::null_mut();
     // SAFETY: As in `pin_present`; the contract of `pin` allows sleeping.

@@ -92,3 +92,8 @@ void iv_syscore_unregister(void)
 {
 	unregister_syscore(&iv_syscore);
 }
+
+unsigned int iv_num_online_cpus(void)
+{
+	return num_online_cpus();
+}

@@ -5,6 +5,7 @@
 #include <linux/irqflags.h>
 #include <linux/mem_encrypt.h>
 #include <linux/mm.h>
+#include <linux/mmap_lock.h>
 #include <linux/pgtable.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -92,6 +93,35 @@ void iv_mm_cond_resched(void)
 bool iv_gup_fast(unsigned long hva, bool write, struct page **page)
 {
 	return get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, page);
+}
+
+/*
+ * What a touch by the process itself would do, as far as that is possible under
+ * the lock of the one VMA, and without touching: memory of a device must not
+ * be. Whether the page can be expected to be there now.
+ */
+bool iv_fault_in(unsigned long hva, bool write)
+{
+	unsigned int flags = FAULT_FLAG_DEFAULT | FAULT_FLAG_VMA_LOCK;
+	unsigned long need = VM_READ;
+	struct vm_area_struct *vma;
+	vm_fault_t fault;
+
+	if (write) {
+		flags |= FAULT_FLAG_WRITE;
+		need |= VM_WRITE;
+	}
+	vma = lock_vma_under_rcu(current->mm, hva);
+	if (!vma)
+		return false;
+	if ((vma->vm_flags & (need | VM_IO | VM_PFNMAP)) != need) {
+		vma_end_read(vma);
+		return false;
+	}
+	fault = handle_mm_fault(vma, hva, flags, NULL);
+	if (!(fault & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)))
+		vma_end_read(vma);
+	return !(fault & (VM_FAULT_ERROR | VM_FAULT_RETRY));
 }
 
 /* Faults the page in. 1, or -EFAULT, -EHWPOISON, -EINTR, -EAGAIN. */

@@ -26,6 +26,7 @@ void iv_mm_cond_resched(void);
 
 /* Pages of the calling process. */
 bool iv_gup_fast(unsigned long hva, bool write, struct page **page);
+bool iv_fault_in(unsigned long hva, bool write);
 int iv_gup_slow(unsigned long hva, bool write, struct page **page);
 u64 iv_page_phys(struct page *page);
 void iv_page_put(struct page *page);

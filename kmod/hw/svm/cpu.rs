@@ -10,6 +10,7 @@ use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
 use crate::host::page::HostPage;
 use crate::host::task::IrqOff;
+use crate::uapi::errno;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
@@ -32,6 +33,10 @@ mod edx {
     pub(super) const VMCB_CLEAN: u32 = 1 << 5;
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
+}
+
+fn not_supported() -> Error {
+    Error::from_errno(-errno::EOPNOTSUPP)
 }
 
 /// What this processor's SVM has beyond the necessary.
@@ -72,15 +77,15 @@ pub(super) fn probe() -> Result {
         && cpu::cpuid(LEAF_EXTENDED_FEATURES, 0).ecx & ECX_SVM != 0;
     if !has_svm {
         pr_err!("this processor does not have AMD SVM\n");
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     if cpu::rdmsr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
         pr_err!("SVM is switched off by the firmware: enable it in the setup (SVM, AMD-V)\n");
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     if cpu::cpuid(LEAF_SVM, 0).edx & edx::NESTED_PAGING == 0 {
         pr_err!("this processor's SVM has no nested paging, which is required\n");
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     Ok(())
 }
@@ -94,11 +99,13 @@ struct SaveAreas {
 }
 
 /// Address space identifiers of one CPU. Only that CPU writes them.
-#[derive(Zeroable)]
 struct AsidSpace {
     generation: AtomicU64,
     next: AtomicU32,
 }
+
+// SAFETY: Atomic integers are integers; all zero bytes are a value.
+unsafe impl Zeroable for AsidSpace {}
 
 struct Cpus {
     areas: KVec<SaveAreas>,

@@ -136,6 +136,7 @@ fn nested_fault(control: &Control) -> Exit {
         gpa: Gpa(control.exit_info2),
         write: error.has(PageFaultError::WRITE),
         fetch: error.has(PageFaultError::FETCH),
+        present: error.has(PageFaultError::PRESENT),
         table_walk: control.exit_info1 & NPF_TABLE_WALK != 0,
     })
 }

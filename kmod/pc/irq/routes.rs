@@ -267,13 +267,27 @@ impl<'a> Routes<'a> {
         Self { routes }
     }
 
+    /// Index of the first route whose GSI is not below `gsi`. (`core` has
+    /// this, with an overflow check that can panic as far as one can tell.)
+    #[inline]
+    fn first_from(&self, gsi: u32) -> usize {
+        let (mut low, mut high) = (0, self.routes.len());
+        // The distance shrinks each time, so this ends.
+        while low < high {
+            let middle = low.wrapping_add(high.wrapping_sub(low) / 2);
+            match self.routes.get(middle) {
+                Some(route) if route.gsi < gsi => low = middle.wrapping_add(1),
+                _ => high = middle,
+            }
+        }
+        low
+    }
+
     /// The targets of `gsi`, at most three.
     #[inline]
     pub fn lookup(&self, gsi: u32) -> &'a [Route] {
-        let start = self.routes.partition_point(|route| route.gsi < gsi);
-        let rest = self.routes.get(start..).unwrap_or(&[]);
-        let len = rest.iter().take_while(|route| route.gsi == gsi).count();
-        rest.get(..len).unwrap_or(&[])
+        let (start, end) = (self.first_from(gsi), self.first_from(gsi.saturating_add(1)));
+        self.routes.get(start..end).unwrap_or(&[])
     }
 
     /// The GSI that leads to `target`'s pin, for acknowledge notifications.

@@ -42,8 +42,9 @@ impl Lapic {
                 0
             }
         };
-        let value = value >> (within * 8);
+        let value = value.checked_shr(within.wrapping_mul(8)).unwrap_or(0);
         match size {
+            0 => 0,
             1 => value & 0xff,
             2 => value & 0xffff,
             _ => value,

@@ -294,7 +294,8 @@ impl LapicPost {
 
     fn take_slow(&self, requests: &mut VectorSet, triggers: &mut VectorSet) -> Events {
         self.control.fetch_and(!ON, Ordering::SeqCst);
-        for (index, (word, level)) in self.requests.iter().zip(&self.level).enumerate() {
+        for index in 0..self.requests.len() {
+            let (word, level) = (&self.requests[index], &self.level[index]);
             if word.load(Ordering::Relaxed) == 0 {
                 continue;
             }

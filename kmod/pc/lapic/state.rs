@@ -40,8 +40,9 @@ fn write(page: &mut kvm_lapic_state, register: u8, value: u32) {
 
 fn read_set(page: &kvm_lapic_state, first: u8) -> VectorSet {
     let mut set = VectorSet::EMPTY;
-    for (index, register) in (first..).take(8).enumerate() {
-        set.set_register(index, read(page, register));
+    // The first of eight registers has an index that is a multiple of 8.
+    for index in 0..8u8 {
+        set.set_register(usize::from(index), read(page, first | index));
     }
     set
 }
@@ -56,7 +57,8 @@ impl Lapic {
         for (register, value) in (0u8..).zip(self.plain) {
             write(&mut page, register, value);
         }
-        for (index, offset) in (0u8..8).enumerate() {
+        for offset in 0..8u8 {
+            let index = usize::from(offset);
             write(&mut page, regs::ISR | offset, self.isr.register(index));
             write(&mut page, regs::TMR | offset, self.tmr.register(index));
             write(&mut page, regs::IRR | offset, self.irr.register(index));

@@ -142,7 +142,10 @@ impl Lapic {
         } else {
             0
         };
-        let counts = remaining.div_ceil(self.tick_ns().max(1));
+        // A count that has begun is not over: rounded up.
+        let tick = self.tick_ns();
+        let rounded = remaining.saturating_add(tick.saturating_sub(1));
+        let counts = rounded.checked_div(tick).unwrap_or(0);
         // A stretched period would count from above the initial count.
         counts.min(u64::from(self.plain(regs::TIMER_INITIAL))) as u32
     }

@@ -128,7 +128,9 @@ impl Chip {
     /// Distance of the most urgent of `inputs` from the input of highest
     /// priority; 8 if there is none.
     const fn rank(&self, inputs: u8) -> u32 {
-        inputs.rotate_right((self.first & 7) as u32).trailing_zeros()
+        inputs
+            .rotate_right((self.first & 7) as u32)
+            .trailing_zeros()
     }
 
     const fn input_at(&self, rank: u32) -> u8 {

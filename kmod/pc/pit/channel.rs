@@ -271,7 +271,11 @@ impl Channel {
         if self.latched_status.is_some() {
             return;
         }
-        let output = if self.output(now_ns) { STATUS_OUTPUT } else { 0 };
+        let output = if self.output(now_ns) {
+            STATUS_OUTPUT
+        } else {
+            0
+        };
         let null = if self.started { 0 } else { STATUS_NULL_COUNT };
         let mode = (self.mode.number() & 7) << 1;
         let status = output | null | self.access.bits() << 4 | mode | u8::from(self.bcd);

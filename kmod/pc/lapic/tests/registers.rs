@@ -288,6 +288,7 @@ fn mmio_sizes() {
     assert_eq!(lapic.mmio_read(0x32, 1, clock), 5);
     assert_eq!(lapic.mmio_read(0x30, 1, clock), 0x14);
     assert_eq!(lapic.mmio_read(0x34, 4, clock), 0);
+    assert_eq!(lapic.mmio_read(0x34, 0, clock), 0);
     assert_eq!(lapic.mmio_read(0x32, 4, clock), 0);
 }
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hypercalls of a guest that knows it runs on KVM
+//! (Documentation/virt/kvm/x86/hypercalls.rst).
+
+use super::run::Context;
+use super::run::Handled;
+use super::vcpu::Vcpu;
+use crate::hw::Vendor;
+use crate::pc::cpuid::Feature;
+use crate::pc::irq::pv_ipi::PvIpi;
+use crate::pc::regs::Reg;
+use crate::uapi;
+
+/// Error numbers of hypercalls, as the guest reads them.
+const fn failed(errno: i64) -> u64 {
+    errno.wrapping_neg() as u64
+}
+
+const ENOSYS: i64 = 1000;
+const EPERM: i64 = 1;
+const EINVAL: i64 = 22;
+
+impl<V: Vendor> Vcpu<V> {
+    /// VMCALL or VMMCALL.
+    #[inline]
+    pub fn hypercall(&mut self, context: Context) -> Handled {
+        let length = self.instruction_length(context)?;
+        let long = self.is_64bit();
+        let argument = |reg| {
+            let value = self.regs.gprs.get(reg);
+            if long {
+                value
+            } else {
+                value & 0xffff_ffff
+            }
+        };
+        let number = argument(Reg::Rax);
+        let arguments = [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi].map(argument);
+        let result = if self.hw.cpl() == 0 {
+            self.answer_hypercall(number, arguments, long)
+        } else {
+            failed(EPERM)
+        };
+        if long {
+            self.regs.gprs.set(Reg::Rax, result);
+        } else {
+            self.regs.gprs.set32(Reg::Rax, result as u32);
+        }
+        self.advance(length)
+    }
+
+    fn answer_hypercall(&mut self, number: u64, arguments: [u64; 4], long: bool) -> u64 {
+        let [a0, a1, a2, a3] = arguments;
+        match number {
+            uapi::KVM_HC_VAPIC_POLL_IRQ => 0,
+            uapi::KVM_HC_KICK_CPU if self.may_use(Feature::PV_UNHALT) => {
+                self.kick_halted(a1);
+                0
+            }
+            uapi::KVM_HC_SEND_IPI if self.may_use(Feature::PV_SEND_IPI) => {
+                match PvIpi::decode(a0, a1, a2, a3, long) {
+                    Some(request) => self.vm.vcpus.send_pv_ipi(request),
+                    None => failed(EINVAL),
+                }
+            }
+            // A hint to let another vCPU run, which the host's scheduler does.
+            uapi::KVM_HC_SCHED_YIELD if self.may_use(Feature::PV_SCHED_YIELD) => 0,
+            _ => failed(ENOSYS),
+        }
+    }
+
+    fn may_use(&self, feature: Feature) -> bool {
+        self.lapic.is_some() && self.model.caps().may_use(feature)
+    }
+
+    /// KVM_HC_KICK_CPU: ends the HLT of the vCPU with this APIC id.
+    fn kick_halted(&self, apic_id: u64) {
+        let id = u32::try_from(apic_id).ok();
+        if let Some(vcpu) = id.and_then(|id| self.vm.vcpus.by_apic_id(id)) {
+            vcpu.request(super::request::Request::UNHALT);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nested page faults: guest memory is brought in, and what is no memory is
+//! emulated, with userspace's help where the device is there.
+
+use super::memory::Fault;
+use super::memory::MemoryError;
+use super::pending::Pending;
+use super::run::Context;
+use super::run::Handled;
+use super::run::Step;
+use super::run::Stop;
+use super::run_page::PIO_BYTES;
+use super::vcpu::Vcpu;
+use crate::host::fpu;
+use crate::hw::NestedFault;
+use crate::hw::Vendor;
+use crate::pc::addr::Gpa;
+use crate::pc::addr::Gva;
+use crate::pc::decode::Insn;
+use crate::pc::emulate;
+use crate::pc::emulate::AccessLog;
+use crate::pc::emulate::Answer;
+use crate::pc::emulate::EmuContext;
+use crate::pc::emulate::Mmio;
+use crate::pc::emulate::Outcome;
+use crate::pc::emulate::Pio;
+use crate::pc::emulate::Target;
+use crate::pc::nested::Access as NestedAccess;
+use crate::pc::regs::CpuMode;
+use crate::pc::regs::Cr0;
+use crate::pc::regs::Cr4;
+use crate::pc::regs::Exception;
+use crate::pc::regs::Gprs;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::SegReg;
+use crate::pc::regs::Segment;
+use crate::pc::walk::Access;
+use crate::uapi;
+use kernel::prelude::*;
+
+/// How often an instruction that could not be finished is begun again before
+/// it is given up: only races with other vCPUs make it more than once.
+const MAX_ATTEMPTS: u32 = 64;
+
+/// What userspace was asked for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Nothing,
+    Mmio(Mmio),
+    Pio(Pio),
+}
+
+/// Port data that userspace gave for several reads at once.
+#[derive(Clone, Copy, Default)]
+struct PioData {
+    next: u32,
+    count: u32,
+}
+
+/// An instruction being emulated.
+pub struct Emulation {
+    insn: Insn,
+    log: AccessLog,
+    /// Address of the instruction: if RIP is another, it was abandoned.
+    rip: u64,
+    asked: Asked,
+    data: PioData,
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// A nested page fault.
+    #[inline]
+    pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
+        match context {
+            Context::Atomic => {
+                let found = self.vm.memory.enter().probe(fault.gpa, fault.write);
+                if found.is_ok() {
+                    // The process's memory may have to be brought in.
+                    return Err(Stop::Step(Step::Sleep));
+                }
+            }
+            Context::Sleepable => {
+                if let Some(step) = self.bring_in(fault)? {
+                    return Ok(step);
+                }
+            }
+        }
+        if fault.fetch || fault.table_walk {
+            return Err(Stop::Unhandleable);
+        }
+        self.emulate(None, context)
+    }
+
+    /// Maps guest memory; `None` if there is none at that address.
+    fn bring_in(&mut self, fault: NestedFault) -> Handled<Option<Step>> {
+        let access = if fault.write {
+            NestedAccess::Write
+        } else if fault.fetch {
+            NestedAccess::Fetch
+        } else {
+            NestedAccess::Read
+        };
+        let view = self.vm.memory.enter();
+        match view.fault(fault.gpa, access, fault.present, &mut self.mmu) {
+            Fault::Resume => Ok(Some(Step::Leave)),
+            Fault::Mmio | Fault::ReadOnly => Ok(None),
+            // The caller's signal is on its way.
+            Fault::BadAddress | Fault::HwPoison => Err(EFAULT.into()),
+            Fault::Interrupted => Err(EINTR.into()),
+            Fault::NoMemory => Err(ENOMEM.into()),
+        }
+    }
+
+    /// Executes the exiting instruction in software.
+    pub fn emulate(&mut self, insn: Option<Insn>, context: Context) -> Handled {
+        if let Pending::Emulation(emulation) = core::mem::take(&mut self.pending) {
+            if emulation.rip == self.regs.rip {
+                return self.continue_emulation(emulation, context);
+            }
+        }
+        let insn = match insn {
+            Some(insn) => insn,
+            None => self.instruction(context)?,
+        };
+        let emulation = Emulation {
+            insn,
+            log: AccessLog::new(),
+            rip: self.regs.rip,
+            asked: Asked::Nothing,
+            data: PioData::default(),
+        };
+        self.continue_emulation(emulation, context)
+    }
+
+    fn continue_emulation(&mut self, mut emulation: Emulation, context: Context) -> Handled {
+        for _ in 0..MAX_ATTEMPTS {
+            let stepping = self.regs.rflags.has(Rflags::TF);
+            let mut machine = Machine {
+                vcpu: self,
+                context,
+                data: emulation.data,
+                step: Step::Resume,
+            };
+            let outcome = emulate::emulate(&mut machine, &emulation.insn, &mut emulation.log);
+            emulation.data = machine.data;
+            let step = machine.step;
+            match outcome {
+                Outcome::Done => {
+                    self.hw.set_interrupt_shadow(false);
+                    if stepping {
+                        return self.after_step();
+                    }
+                    return Ok(step);
+                }
+                Outcome::NeedsMmio(access) => {
+                    emulation.asked = Asked::Mmio(access);
+                    return Ok(self.exit_mmio(access, emulation));
+                }
+                Outcome::NeedsPio(access) => return Ok(self.exit_pio(access, emulation)),
+                Outcome::Fault(exception) => return Err(Stop::Fault(exception)),
+                Outcome::Unhandleable => return Err(Stop::Unhandleable),
+                Outcome::Repeat if context == Context::Atomic => {
+                    self.pending = Pending::Emulation(emulation);
+                    return Err(Stop::Step(Step::Sleep));
+                }
+                // The guest may run it on; it comes back here.
+                Outcome::Repeat if emulation.log.is_empty() && emulation.data.count == 0 => {
+                    return Ok(Step::Leave);
+                }
+                Outcome::Repeat => {}
+            }
+        }
+        Err(Stop::Unhandleable)
+    }
+
+    fn exit_mmio(&mut self, access: Mmio, emulation: Emulation) -> Step {
+        self.run.set_exit(
+            uapi::KVM_EXIT_MMIO,
+            uapi::kvm_run_mmio {
+                phys_addr: access.gpa.0,
+                data: access.data.to_le_bytes(),
+                len: u32::from(access.len),
+                is_write: u8::from(access.write),
+                pad: [0; 3],
+            },
+        );
+        self.pending = Pending::Emulation(emulation);
+        Step::User
+    }
+
+    fn exit_pio(&mut self, mut access: Pio, mut emulation: Emulation) -> Step {
+        let room = PIO_BYTES as u32 / u32::from(access.size.max(1));
+        access.count = access.count.clamp(1, room);
+        let direction = if access.write {
+            self.run.write_pio(0, &access.data.to_le_bytes());
+            uapi::KVM_EXIT_IO_OUT
+        } else {
+            uapi::KVM_EXIT_IO_IN
+        };
+        emulation.asked = Asked::Pio(access);
+        self.pending = Pending::Emulation(emulation);
+        self.exit_port(direction, access.port, access.size, access.count)
+    }
+
+    /// Goes on with an instruction that userspace has been asked about.
+    pub fn complete_emulation(&mut self, mut emulation: Emulation) -> Handled {
+        if emulation.rip != self.regs.rip {
+            return Ok(Step::Resume);
+        }
+        match core::mem::replace(&mut emulation.asked, Asked::Nothing) {
+            Asked::Nothing => {}
+            Asked::Mmio(access) => {
+                let answer: uapi::kvm_run_mmio = self.run.exit();
+                let unused = u32::from(8u8.saturating_sub(access.len)) * 8;
+                let data = u64::from_le_bytes(answer.data);
+                // Only the bytes asked for.
+                emulation
+                    .log
+                    .complete(data.wrapping_shl(unused).wrapping_shr(unused));
+            }
+            Asked::Pio(access) => {
+                let first = self.pio_data(0, access.size);
+                emulation.data = PioData {
+                    next: 1,
+                    count: if access.write { 0 } else { access.count },
+                };
+                emulation.log.complete(u64::from(first));
+            }
+        }
+        self.continue_emulation(emulation, Context::Sleepable)
+    }
+
+    /// Item `index` of the port data page.
+    fn pio_data(&self, index: u32, size: u8) -> u32 {
+        let mut bytes = [0; 4];
+        let offset = (index as usize).saturating_mul(usize::from(size));
+        if let Some(used) = bytes.get_mut(..usize::from(size)) {
+            self.run.read_pio(offset, used);
+        }
+        u32::from_le_bytes(bytes)
+    }
+
+    /// The instruction cannot be emulated. A guest's kernel is shown to
+    /// userspace; a guest's user program gets #UD, so that it cannot end its
+    /// machine.
+    pub fn emulation_failed(&mut self) -> Step {
+        if self.hw.cpl() != 0 {
+            self.events.raise(Exception::UD);
+            return Step::Leave;
+        }
+        let fetched = self.fetch(Context::Sleepable).unwrap_or_default();
+        let bytes = fetched.as_slice();
+        let mut insn_bytes = [0; 15];
+        for (to, from) in insn_bytes.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        self.run.set_exit(
+            uapi::KVM_EXIT_INTERNAL_ERROR,
+            uapi::kvm_run_emulation_failure {
+                suberror: uapi::KVM_INTERNAL_ERROR_EMULATION,
+                ndata: 3,
+                flags: uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+                insn_size: bytes.len() as u8,
+                insn_bytes,
+            },
+        );
+        Step::User
+    }
+}
+
+/// The vCPU as the emulator sees it.
+struct Machine<'a, V: Vendor> {
+    vcpu: &'a mut Vcpu<V>,
+    context: Context,
+    data: PioData,
+    /// What a device access asks for beyond the instruction.
+    step: Step,
+}
+
+impl<V: Vendor> Machine<'_, V> {
+    /// A reach into guest memory, as the emulator is told.
+    fn reached(&self, result: Result<(), MemoryError>) -> emulate::Step<Target> {
+        match result {
+            Ok(()) => Ok(Target::Memory),
+            Err(MemoryError::NoSlot | MemoryError::ReadOnly) => Ok(Target::Device),
+            Err(MemoryError::Fault) if self.context == Context::Atomic => Err(Outcome::Repeat),
+            Err(MemoryError::Fault) => Err(Outcome::Unhandleable),
+        }
+    }
+}
+
+impl<V: Vendor> EmuContext for Machine<'_, V> {
+    fn gprs(&self) -> &Gprs {
+        &self.vcpu.regs.gprs
+    }
+
+    fn gprs_mut(&mut self) -> &mut Gprs {
+        &mut self.vcpu.regs.gprs
+    }
+
+    fn rip(&self) -> u64 {
+        self.vcpu.regs.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.vcpu.regs.rip = rip;
+    }
+
+    fn rflags(&self) -> Rflags {
+        self.vcpu.regs.rflags
+    }
+
+    fn set_rflags(&mut self, rflags: Rflags) {
+        self.vcpu.regs.rflags = rflags;
+    }
+
+    fn mode(&self) -> CpuMode {
+        self.vcpu.mode()
+    }
+
+    fn cpl(&self) -> u8 {
+        self.vcpu.hw.cpl()
+    }
+
+    fn segment(&self, reg: SegReg) -> Segment {
+        self.vcpu.hw.segment(reg)
+    }
+
+    fn cr0(&self) -> Cr0 {
+        Cr0(self.vcpu.hw.cr0())
+    }
+
+    fn cr4(&self) -> Cr4 {
+        Cr4(self.vcpu.hw.cr4())
+    }
+
+    fn xmm(&mut self, number: u8) -> u128 {
+        fpu::read_xmm(number)
+    }
+
+    fn set_xmm(&mut self, number: u8, value: u128) {
+        fpu::write_xmm(number, value);
+    }
+
+    fn translate(&mut self, gva: Gva, access: Access) -> emulate::Step<Gpa> {
+        match self.vcpu.translate(gva, access.marking(), self.context) {
+            Ok(gpa) => Ok(gpa),
+            Err(Stop::Fault(exception)) => Err(Outcome::Fault(exception)),
+            Err(Stop::Step(_)) => Err(Outcome::Repeat),
+            Err(Stop::Unhandleable | Stop::Error(_)) => Err(Outcome::Unhandleable),
+        }
+    }
+
+    fn read_phys(&mut self, gpa: Gpa, data: &mut [u8]) -> emulate::Step<Target> {
+        if self.vcpu.apic_offset(gpa).is_some() {
+            return Ok(Target::Device);
+        }
+        let view = self.vcpu.vm.memory.enter();
+        let result = match self.context {
+            Context::Atomic => view.read_nofault(gpa, data),
+            Context::Sleepable => view.read(gpa, data),
+        };
+        drop(view);
+        self.reached(result)
+    }
+
+    fn write_phys(&mut self, gpa: Gpa, data: &[u8]) -> emulate::Step<Target> {
+        if self.vcpu.apic_offset(gpa).is_some() {
+            return Ok(Target::Device);
+        }
+        let view = self.vcpu.vm.memory.enter();
+        let result = match self.context {
+            Context::Atomic => view.write_nofault(gpa, data),
+            Context::Sleepable => view.write(gpa, data),
+        };
+        drop(view);
+        self.reached(result)
+    }
+
+    fn cmpxchg_phys(&mut self, gpa: Gpa, old: &[u8], new: &[u8]) -> emulate::Step<Target> {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some(u64::from_le_bytes(word))
+        };
+        let (Some(before), Some(after)) = (word(old), word(new)) else {
+            return Err(Outcome::Unhandleable);
+        };
+        let size = old.len() as u32;
+        let view = self.vcpu.vm.memory.enter();
+        let result = match self.context {
+            Context::Atomic => view.cmpxchg_nofault(gpa, size, before, after),
+            Context::Sleepable => view.cmpxchg(gpa, size, before, after),
+        };
+        drop(view);
+        match result {
+            Ok(Ok(())) => Ok(Target::Memory),
+            Ok(Err(_)) => Ok(Target::Changed),
+            Err(error) => self.reached(Err(error)),
+        }
+    }
+
+    fn is_writable_memory(&mut self, gpa: Gpa) -> bool {
+        self.vcpu.apic_offset(gpa).is_none() && self.vcpu.vm.memory.enter().probe(gpa, true).is_ok()
+    }
+
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Answer<()> {
+        if let Some(offset) = self.vcpu.apic_offset(gpa) {
+            let value = self.vcpu.apic_page_read(offset, data.len() as u8);
+            for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+                *to = from;
+            }
+            return Answer::Now(());
+        }
+        if self.vcpu.vm.mmio_read(gpa, data) {
+            return Answer::Now(());
+        }
+        Answer::Pending
+    }
+
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) -> Answer<()> {
+        if let Some(offset) = self.vcpu.apic_offset(gpa) {
+            let mut bytes = [0; 4];
+            for (to, from) in bytes.iter_mut().zip(data) {
+                *to = *from;
+            }
+            let value = u32::from_le_bytes(bytes);
+            self.step = self.vcpu.apic_page_write(offset, data.len() as u8, value);
+            return Answer::Now(());
+        }
+        if self.vcpu.vm.mmio_write(gpa, data) {
+            return Answer::Now(());
+        }
+        Answer::Pending
+    }
+
+    fn pio_read(&mut self, port: u16, size: u8, _count: u32) -> Answer<u32> {
+        if self.data.next < self.data.count {
+            let value = self.vcpu.pio_data(self.data.next, size);
+            self.data.next = self.data.next.wrapping_add(1);
+            if self.data.next >= self.data.count {
+                self.data = PioData::default();
+            }
+            return Answer::Now(value);
+        }
+        self.data = PioData::default();
+        match self.vcpu.vm.port_read(port, size) {
+            Some(value) => Answer::Now(value),
+            None => Answer::Pending,
+        }
+    }
+
+    fn pio_write(&mut self, port: u16, size: u8, data: u32) -> Answer<()> {
+        if self.vcpu.vm.port_write(port, size, data) {
+            Answer::Now(())
+        } else {
+            Answer::Pending
+        }
+    }
+}
