@@ -27,12 +27,12 @@ pub struct VcpuFile<V: Vendor> {
     vm: Arc<Vm<V>>,
     run: Arc<RunPages>,
     #[pin]
-    vcpu: KillableMutex<Vcpu<V>>,
+    vcpu: KillableMutex<KBox<Vcpu<V>>>,
 }
 
 impl<V: Vendor> VcpuFile<V> {
     /// The file of a new vCPU.
-    pub fn new(vcpu: Vcpu<V>) -> Result<Arc<Self>> {
+    pub fn new(vcpu: KBox<Vcpu<V>>) -> Result<Arc<Self>> {
         let vm = vcpu.vm.clone();
         let run = vcpu.run.clone();
         Arc::pin_init(
@@ -58,7 +58,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
             return Err(EINVAL);
         }
         let mut guard = this.vcpu.lock()?;
-        let vcpu = &mut *guard;
+        let vcpu = &mut **guard;
         if cmd == crate::uapi::KVM_RUN {
             return if arg.is_null() {
                 vcpu.run().map(|()| 0)

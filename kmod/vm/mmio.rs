@@ -401,10 +401,6 @@ impl<V: Vendor> EmuContext for Machine<'_, V> {
         }
     }
 
-    fn is_writable_memory(&mut self, gpa: Gpa) -> bool {
-        self.vcpu.apic_offset(gpa).is_none() && self.vcpu.vm.memory.enter().probe(gpa, true).is_ok()
-    }
-
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Answer<()> {
         if let Some(offset) = self.vcpu.apic_offset(gpa) {
             let value = self.vcpu.apic_page_read(offset, data.len() as u8);

@@ -99,10 +99,11 @@ pub struct Model {
 
 impl Model {
     /// A processor before KVM_SET_CPUID2: it has no CPUID leaves.
-    pub fn new() -> Result<Self> {
+    #[inline(never)]
+    pub fn new() -> Result<KBox<Self>> {
         let platform = platform()?;
         let table = CpuidTable::new(KVVec::new()).map_err(|_| EINVAL)?;
-        Ok(Self {
+        let model = Self {
             table,
             caps: GuestCaps::without_cpuid(platform),
             platform,
@@ -110,7 +111,8 @@ impl Model {
                 platform.vendor,
                 lists::arch_capabilities(platform, &|index| cpu::rdmsr_safe(index).ok()),
             ),
-        })
+        };
+        Ok(KBox::new(model, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Takes over what userspace set.

@@ -151,7 +151,7 @@ pub struct Vcpu<V: Vendor> {
     /// The CPU of the last entry.
     pub last_cpu: Option<u32>,
     /// CPUID and MSRs.
-    pub model: Model,
+    pub model: KBox<Model>,
     /// Tables for the next nested page fault.
     pub mmu: VcpuMmu,
     /// Exits so far.
@@ -160,7 +160,10 @@ pub struct Vcpu<V: Vendor> {
 
 impl<V: Vendor> Vcpu<V> {
     /// A vCPU after RESET.
-    pub fn new(vm: Arc<Vm<V>>, id: u32, index: usize) -> Result<Self> {
+    ///
+    /// Too large for the stack of a kernel thread, so never moved.
+    #[inline(never)]
+    pub fn new(vm: Arc<Vm<V>>, id: u32, index: usize) -> Result<KBox<Self>> {
         let shared = Arc::new(VcpuShared::new(id, index), GFP_KERNEL)?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL)?;
         let setup = VmSetup {
@@ -175,7 +178,7 @@ impl<V: Vendor> Vcpu<V> {
         } else {
             MpState::Uninitialized
         };
-        let mut vcpu = Self {
+        let vcpu = Self {
             hw: V::new(&setup)?,
             fpu: GuestFpu::new()?,
             model: Model::new()?,
@@ -203,7 +206,9 @@ impl<V: Vendor> Vcpu<V> {
             shared,
             vm,
         };
-        vcpu.hw.set_tsc_offset(vcpu.time.tsc_offset);
+        let mut vcpu = KBox::new(vcpu, GFP_KERNEL_ACCOUNT)?;
+        let offset = vcpu.time.tsc_offset;
+        vcpu.hw.set_tsc_offset(offset);
         vcpu.reset_registers();
         Ok(vcpu)
     }

@@ -31,7 +31,7 @@
 .macro SVM_INSN insn:vararg
 771:	\insn
 772:
-	.pushsection .noinstr.text, "ax"
+	.pushsection .text, "ax"
 773:	cmpb	$0, virt_rebooting(%rip)
 	jne	772b
 	ud2
