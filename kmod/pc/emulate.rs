@@ -9,10 +9,10 @@
 //!
 //! - Registers change only when an instruction, or one iteration of a repeated
 //!   one, is complete. Until then it can be given up and begun again.
-//! - Every access to a device is noted in an [`AccessLog`]. When a device's
-//!   answer must come from userspace, the emulator returns; called again with
-//!   the same instruction and the answer, it replays what it has noted instead
-//!   of asking the devices twice.
+//! - Every access to a device (and to memory, where an operand crosses a page) is
+//!   noted in an [`AccessLog`]. When a device's answer must come from userspace,
+//!   the emulator returns; called again with the same instruction and the answer,
+//!   it replays what it has noted instead of asking the devices twice.
 //! - What it does not know is [`Outcome::Unhandleable`], never a guess.
 //!
 //! `docs/emulator.md` lists the instructions and the reasons behind the rules.
@@ -158,10 +158,6 @@ pub trait EmuContext {
     ///
     /// A way out, if it cannot be done now.
     fn cmpxchg_phys(&mut self, gpa: Gpa, old: &[u8], new: &[u8]) -> Step<Target>;
-
-    /// Would [`write_phys`](Self::write_phys) find memory at `gpa`? Asked only
-    /// for accesses that cross a page.
-    fn is_writable_memory(&mut self, gpa: Gpa) -> bool;
 
     /// Reads one to eight bytes of a device.
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Answer<()>;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The accesses to devices that an unfinished instruction has made.
+//! The accesses that an unfinished instruction has made: to devices, and to
+//! operands that cross a page.
 //!
 //! They are noted in order. When the instruction is begun again, the n-th
 //! access it makes is compared with the n-th noted one: if it is the same, the
@@ -57,7 +58,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn mmio(gpa: Gpa, len: usize, write: bool) -> Self {
+    pub(super) fn memory(gpa: Gpa, len: usize, write: bool) -> Self {
         Self {
             place: Place::Memory(gpa),
             len: len as u8,

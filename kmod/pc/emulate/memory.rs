@@ -70,44 +70,34 @@ impl<C: EmuContext> Exec<'_, C> {
     }
 
     /// Reads an operand. `data` is as long as the span.
+    ///
+    /// What crosses a page is noted in the log even where it is memory, both
+    /// when read and when written. Its halves cannot be written at once, and
+    /// if the second has to be given up, the instruction begins again with the
+    /// first already changed.
     pub(super) fn read_span(&mut self, span: &Span, data: &mut [u8]) -> Step<()> {
-        let (first, second) = split(data, span)?;
-        self.read_piece(span.first, first)?;
-        if span.is_whole() {
-            return Ok(());
+        if !span.is_whole() {
+            let (first, second) = split(data, span)?;
+            self.read_noted(span.first, first, true)?;
+            return self.read_noted(span.second, second, true);
         }
-        self.read_piece(span.second, second)
-    }
-
-    fn read_piece(&mut self, gpa: Gpa, data: &mut [u8]) -> Step<()> {
-        match self.ctx.read_phys(gpa, data)? {
+        match self.ctx.read_phys(span.first, data)? {
             Target::Memory => Ok(()),
-            Target::Device => self.device_read(gpa, data),
+            Target::Device => self.read_noted(span.first, data, false),
             Target::Changed => Err(Outcome::Repeat),
         }
     }
 
     /// Writes an operand. `data` is as long as the span.
-    ///
-    /// Of two pieces, a device's goes first: if it has to be waited for, the
-    /// instruction begins again, and must not find memory already changed.
     pub(super) fn write_span(&mut self, span: &Span, data: &mut [u8]) -> Step<()> {
-        if span.is_whole() {
-            return self.write_piece(span.first, data);
+        if !span.is_whole() {
+            let (first, second) = split(data, span)?;
+            self.write_noted(span.first, first, true)?;
+            return self.write_noted(span.second, second, true);
         }
-        let (first, second) = split(data, span)?;
-        if self.ctx.is_writable_memory(span.first) {
-            self.write_piece(span.second, second)?;
-            return self.write_piece(span.first, first);
-        }
-        self.write_piece(span.first, first)?;
-        self.write_piece(span.second, second)
-    }
-
-    fn write_piece(&mut self, gpa: Gpa, data: &[u8]) -> Step<()> {
-        match self.ctx.write_phys(gpa, data)? {
+        match self.ctx.write_phys(span.first, data)? {
             Target::Memory => Ok(()),
-            Target::Device => self.device_write(gpa, data),
+            Target::Device => self.write_noted(span.first, data, false),
             Target::Changed => Err(Outcome::Repeat),
         }
     }
@@ -123,18 +113,19 @@ impl<C: EmuContext> Exec<'_, C> {
         match self.ctx.cmpxchg_phys(span.first, old, new)? {
             Target::Memory => Ok(()),
             Target::Changed => Err(Outcome::Repeat),
-            Target::Device => self.device_write(span.first, new),
+            Target::Device => self.write_noted(span.first, new, false),
         }
     }
 
-    /// Reads a device in pieces of up to eight bytes.
-    fn device_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Step<()> {
+    /// Reads through the log, in pieces of up to eight bytes: a device, or
+    /// what `may_be_memory`.
+    fn read_noted(&mut self, gpa: Gpa, data: &mut [u8], may_be_memory: bool) -> Step<()> {
         let mut at = gpa;
         for piece in data.chunks_mut(8) {
-            let key = Key::mmio(at, piece.len(), false);
+            let key = Key::memory(at, piece.len(), false);
             let value = match self.log.replay(self.passed, key) {
                 Some(noted) => noted,
-                None => self.device_read_piece(at, piece, key)?,
+                None => self.read_anew(at, piece, key, may_be_memory)?,
             };
             for (to, from) in piece.iter_mut().zip(value.to_le_bytes()) {
                 *to = from;
@@ -145,32 +136,29 @@ impl<C: EmuContext> Exec<'_, C> {
         Ok(())
     }
 
-    fn device_read_piece(&mut self, at: Gpa, piece: &mut [u8], key: Key) -> Step<u64> {
-        match self.ctx.mmio_read(at, piece) {
-            Answer::Now(()) => {
-                let value = gather(piece);
-                self.log.note(key, value)?;
-                Ok(value)
-            }
-            Answer::Pending => {
-                self.log.wait(key)?;
-                Err(Outcome::NeedsMmio(Mmio {
-                    gpa: at,
-                    data: 0,
-                    len: piece.len() as u8,
-                    write: false,
-                }))
-            }
+    fn read_anew(&mut self, at: Gpa, piece: &mut [u8], key: Key, may_be_memory: bool) -> Step<u64> {
+        let in_memory = may_be_memory && self.ctx.read_phys(at, piece)? == Target::Memory;
+        if !in_memory && self.ctx.mmio_read(at, piece) == Answer::Pending {
+            self.log.wait(key)?;
+            return Err(Outcome::NeedsMmio(Mmio {
+                gpa: at,
+                data: 0,
+                len: piece.len() as u8,
+                write: false,
+            }));
         }
+        let value = gather(piece);
+        self.log.note(key, value)?;
+        Ok(value)
     }
 
-    /// Writes a device in pieces of up to eight bytes.
-    fn device_write(&mut self, gpa: Gpa, data: &[u8]) -> Step<()> {
+    /// Writes through the log, in pieces of up to eight bytes.
+    fn write_noted(&mut self, gpa: Gpa, data: &[u8], may_be_memory: bool) -> Step<()> {
         let mut at = gpa;
         for piece in data.chunks(8) {
-            let key = Key::mmio(at, piece.len(), true);
+            let key = Key::memory(at, piece.len(), true);
             if self.log.replay(self.passed, key).is_none() {
-                self.device_write_piece(at, piece, key)?;
+                self.write_anew(at, piece, key, may_be_memory)?;
             }
             self.passed = self.passed.saturating_add(1);
             at = at.wrapping_add(piece.len() as u64);
@@ -178,19 +166,18 @@ impl<C: EmuContext> Exec<'_, C> {
         Ok(())
     }
 
-    fn device_write_piece(&mut self, at: Gpa, piece: &[u8], key: Key) -> Step<()> {
-        match self.ctx.mmio_write(at, piece) {
-            Answer::Now(()) => self.log.note(key, 0),
-            Answer::Pending => {
-                self.log.wait(key)?;
-                Err(Outcome::NeedsMmio(Mmio {
-                    gpa: at,
-                    data: gather(piece),
-                    len: piece.len() as u8,
-                    write: true,
-                }))
-            }
+    fn write_anew(&mut self, at: Gpa, piece: &[u8], key: Key, may_be_memory: bool) -> Step<()> {
+        let in_memory = may_be_memory && self.ctx.write_phys(at, piece)? == Target::Memory;
+        if !in_memory && self.ctx.mmio_write(at, piece) == Answer::Pending {
+            self.log.wait(key)?;
+            return Err(Outcome::NeedsMmio(Mmio {
+                gpa: at,
+                data: gather(piece),
+                len: piece.len() as u8,
+                write: true,
+            }));
         }
+        self.log.note(key, 0)
     }
 }
 

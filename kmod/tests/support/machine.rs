@@ -89,9 +89,11 @@ pub struct Machine {
     pub device_at: Range<u64>,
     pub device: Device,
     pub waits: Waits,
-    /// Every other access to memory has to be given up first.
+    /// Now and then an access to memory has to be given up.
     pub flaky: bool,
-    flake: bool,
+    hiccups: u64,
+    /// Nothing is mapped outside memory.
+    pub confined: bool,
     /// Linear addresses of pages that are not mapped.
     pub unmapped: Vec<u64>,
     /// Linear addresses of pages that cannot be written.
@@ -123,7 +125,8 @@ impl Machine {
             device: Device::default(),
             waits: Waits::Never,
             flaky: false,
-            flake: false,
+            hiccups: 0,
+            confined: false,
             unmapped: vec![],
             read_only: vec![],
             contended: 0,
@@ -204,8 +207,11 @@ impl Machine {
     }
 
     fn hiccup(&mut self) -> Step<()> {
-        self.flake = self.flaky && !self.flake;
-        if self.flake {
+        self.hiccups = self
+            .hiccups
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(1);
+        if self.flaky && self.hiccups >> 62 == 0 {
             return Err(Outcome::Repeat);
         }
         Ok(())
@@ -330,7 +336,8 @@ impl EmuContext for Machine {
     fn translate(&mut self, gva: Gva, access: Access) -> Step<Gpa> {
         self.accesses.push((gva.0, access));
         let page = gva.page_base().0;
-        let present = !self.unmapped.contains(&page);
+        let outside = gva.0.wrapping_sub(self.base) >= self.memory.len() as u64;
+        let present = !self.unmapped.contains(&page) && !(self.confined && outside);
         let refused = access.is_write() && self.read_only.contains(&page);
         if present && !refused {
             return Ok(Gpa(gva.0));
@@ -387,10 +394,6 @@ impl EmuContext for Machine {
         Ok(Target::Memory)
     }
 
-    fn is_writable_memory(&mut self, gpa: Gpa) -> bool {
-        !self.is_device(gpa)
-    }
-
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Answer<()> {
         if self.must_wait() {
             return Answer::Pending;
@@ -438,6 +441,15 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Fills memory around its middle, where operands are.
+    pub fn fill(&mut self, memory: &mut [u8]) {
+        let middle = memory.len() / 2;
+        let near = middle.saturating_sub(2048)..middle + 2048;
+        for bytes in memory[near].chunks_exact_mut(8) {
+            bytes.copy_from_slice(&self.next().to_le_bytes());
+        }
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
