@@ -6,6 +6,7 @@ pub mod acpi_pm;
 pub mod cmos;
 pub mod exit_port;
 pub mod i8042;
+pub mod pci;
 pub mod pvpanic;
 pub mod reset;
 pub mod serial;

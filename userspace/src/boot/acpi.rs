@@ -21,7 +21,6 @@ pub struct Machine {
 const OEM_ID: &[u8; 6] = b"IRONVM";
 const OEM_TABLE_ID: &[u8; 8] = b"IRONVM  ";
 const CREATOR_ID: &[u8; 4] = b"IRVM";
-const HEADER_SIZE: usize = 36;
 const CHECKSUM_OFFSET: usize = 9;
 const RSDP_SIZE: usize = 36;
 const FACS_SIZE: usize = 64;
@@ -322,6 +321,7 @@ mod tests {
     use super::*;
 
     const BASE: u64 = 0xe0000;
+    const HEADER_SIZE: usize = 36;
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))

@@ -135,7 +135,7 @@ impl Cmos {
         if self.status_b() & BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 

@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn enabling_raises_an_interrupt_that_was_missed() {
         let (interrupt, _, mut serial) = port();
-        let mut raised = |serial: &mut Serial, enable: u8| {
+        let raised = |serial: &mut Serial, enable: u8| {
             serial.write(IER, &[enable]);
             interrupt.read().is_ok()
         };

@@ -20,9 +20,14 @@ use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::cmos::Cmos;
 use crate::devices::exit_port::ExitPort;
 use crate::devices::i8042::I8042;
+use crate::devices::pci::{ConfigPorts, HostBridge, PciBus, PciWindow};
 use crate::devices::pvpanic::Pvpanic;
 use crate::devices::reset::ResetControl;
 use crate::devices::serial::Serial;
+use crate::devices::virtio::blk::Block;
+use crate::devices::virtio::pci::VirtioPci;
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::{self, VirtioDevice};
 use crate::ending::Control;
 use crate::irq::Router;
 use crate::memory;
@@ -62,7 +67,17 @@ impl Machine {
         let mut ports = Bus::default();
         add_platform(&mut ports, config, &control)?;
         let serials = add_serial_ports(&mut ports, config, host, &router, &drained)?;
-        let mmio = Bus::default();
+        let pci = Arc::new(add_pci_devices(config, &memory, &vm, &router)?);
+        let reset = ResetControl::new(control.clone());
+        attach(
+            &mut ports,
+            port::PCI_CONFIG,
+            port::PCI_CONFIG_SIZE,
+            ConfigPorts::new(pci.clone(), reset),
+        )?;
+        let mut mmio = Bus::default();
+        let window = Arc::new(Mutex::new(PciWindow::new(pci)));
+        mmio.insert(layout::PCI_MMIO_START, layout::PCI_MMIO_SIZE, window)?;
 
         let description = acpi::Machine {
             cpus: config.cpus,
@@ -135,7 +150,6 @@ fn add_platform(ports: &mut Bus, config: &Config, control: &Arc<Control>) -> Res
     attach(ports, port::CMOS, port::CMOS_SIZE, Cmos::new())?;
     attach(ports, port::PVPANIC, 1, Pvpanic::new(control.clone()))?;
     attach(ports, port::PM, port::PM_SIZE, AcpiPm::new(control.clone()))?;
-    attach(ports, port::RESET, 1, ResetControl::new(control.clone()))?;
     if let Some(base) = config.exit_port {
         attach(ports, base, 1, ExitPort::new(control.clone()))
             .with_context(|| format!("--exit-port {base:#x}: a device is there already"))?;
@@ -166,6 +180,53 @@ fn add_serial_ports(
         *slot = Some(serial);
     }
     Ok(serials)
+}
+
+/// The host bridge, the entropy device, and the disks in their order.
+fn add_pci_devices(
+    config: &Config,
+    memory: &GuestMemoryMmap,
+    vm: &Arc<VmFd>,
+    router: &Arc<Router>,
+) -> Result<PciBus> {
+    let mut bus = PciBus::default();
+    bus.add(Arc::new(Mutex::new(HostBridge::new())))?;
+    let mut builder = VirtioBuilder {
+        bus,
+        memory,
+        vm,
+        router,
+    };
+    builder.add("rng", Rng)?;
+    for (number, disk) in config.disks.iter().enumerate() {
+        let file = disk.file.try_clone().context("cannot share a disk")?;
+        let block = Block::new(file, disk.sectors, disk.read_only, &disk.name);
+        builder.add(&format!("disk{number}"), block)?;
+    }
+    Ok(builder.bus)
+}
+
+/// Puts virtio devices on a bus.
+struct VirtioBuilder<'a> {
+    bus: PciBus,
+    memory: &'a GuestMemoryMmap,
+    vm: &'a Arc<VmFd>,
+    router: &'a Arc<Router>,
+}
+
+impl VirtioBuilder<'_> {
+    fn add<D: VirtioDevice>(&mut self, name: &str, device: D) -> Result<()> {
+        let address = self.bus.next_memory(virtio::pci::MEMORY_SIZE);
+        let function = VirtioPci::new(
+            name,
+            device,
+            address,
+            self.memory.clone(),
+            self.router.clone(),
+            Box::new(self.vm.clone()),
+        )?;
+        self.bus.add(Arc::new(Mutex::new(function)))
+    }
 }
 
 fn create_vcpus(
