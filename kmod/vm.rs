@@ -26,6 +26,7 @@ pub mod model;
 pub mod msr;
 pub mod msr_filter;
 pub mod pending;
+pub mod pit;
 pub mod port_io;
 pub mod request;
 pub mod run;
@@ -68,7 +69,7 @@ pub struct Vm<V: Vendor> {
     /// Its clock.
     pub clock: VmClock,
     /// What userspace has switched on.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Which MSRs the guest may access.
     pub msr_filter: MsrFilter,
     /// Held while vCPUs or interrupt controllers are created, which depend on

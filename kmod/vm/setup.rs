@@ -52,6 +52,7 @@ impl<V: Vendor> Vm<V> {
         )?;
         let chip = Chip::new()?;
         let bus = Bus::new()?;
+        let settings = Arc::new(Settings::default(), GFP_KERNEL_ACCOUNT)?;
         let msr_filter = MsrFilter::new()?;
         Arc::pin_init(
             pin_init!(Self {
@@ -60,7 +61,7 @@ impl<V: Vendor> Vm<V> {
                 chip,
                 bus,
                 clock: VmClock::new(),
-                settings: Settings::default(),
+                settings,
                 msr_filter,
                 creation <- new_mutex!((), "kvm creation"),
                 boot_cpu: AtomicU32::new(0),
