@@ -7,6 +7,7 @@
 //! tested; that is why the ioctls are called directly and not through a client library.
 
 pub mod asm;
+pub mod driver;
 pub mod exit;
 pub mod fds;
 pub mod guest;

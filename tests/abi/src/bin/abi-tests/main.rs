@@ -6,10 +6,13 @@ mod cpu;
 mod dirty_log;
 mod emulate;
 mod injection;
+mod ioapic;
+mod irqchip;
 mod memslots;
 mod mmio;
 mod msrs;
 mod paging;
+mod pic;
 mod pio;
 mod registers;
 mod system;
@@ -31,5 +34,8 @@ fn main() {
         msrs::TESTS,
         paging::TESTS,
         injection::TESTS,
+        irqchip::TESTS,
+        pic::TESTS,
+        ioapic::TESTS,
     ]));
 }

@@ -38,23 +38,23 @@ macro_rules! mode {
     ($name:ident, $code:literal, $si:literal, $di:literal, $cx:literal, $bx:literal,
      $ptr:literal, $d:tt) => {
         macro_rules! $name {
-                    (@part SI) => { $si };
-                    (@part DI) => { $di };
-                    (@part CX) => { $cx };
-                    (@part BX) => { $bx };
-                    (@part PTR) => { $ptr };
-                    (@part $d part:literal) => { $d part };
-                    ($d flags:ident $d name:literal: $d([$d($d part:tt)*]),+) => {
-                        Case {
-                            name: $d name,
-                            flags: $d flags,
-                            code: guest_code!(
-                                @lines $code,
-                                [$d(concat!($d($name!(@part $d part)),*)),+, "out 0x10, al"]
-                            ),
+                            (@part SI) => { $si };
+                            (@part DI) => { $di };
+                            (@part CX) => { $cx };
+                            (@part BX) => { $bx };
+                            (@part PTR) => { $ptr };
+                            (@part $d part:literal) => { $d part };
+                            ($d flags:ident $d name:literal: $d([$d($d part:tt)*]),+) => {
+                                Case {
+                                    name: $d name,
+                                    flags: $d flags,
+                                    code: guest_code!(
+                                        @lines $code,
+                                        [$d(concat!($d($name!(@part $d part)),*)),+, "out 0x10, al"]
+                                    ),
+                                }
+                            };
                         }
-                    };
-                }
     };
 }
 
