@@ -14,7 +14,8 @@ mod vm;
 
 pub use system::SystemFile;
 
-/// Serves one ioctl from a table. A row is `NUMBER => KIND CALL`, where KIND is
+/// Serves one ioctl from a table, which ends with the error for all others. A
+/// row is `NUMBER => KIND CALL`, where KIND is
 /// one of
 ///
 /// - `none`: the argument is not used, or is a number (`raw` then);
@@ -24,10 +25,10 @@ pub use system::SystemFile;
 ///   out if the call succeeds;
 /// - `raw`: the call gets the argument itself and gives the ioctl's result.
 macro_rules! ioctl_table {
-    ($cmd:expr, $arg:expr; $($number:ident => $kind:ident $call:expr;)*) => {
+    ($cmd:expr, $arg:expr; $($number:ident => $kind:ident $call:expr;)* _ => $unknown:ident) => {
         match $cmd {
             $(crate::uapi::$number => ioctl_table!(@$kind $arg, $call),)*
-            _ => Err(kernel::error::code::ENOTTY),
+            _ => Err(kernel::error::code::$unknown),
         }
     };
     (@none $arg:expr, $call:expr) => {

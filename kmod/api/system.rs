@@ -33,6 +33,7 @@ impl<V: Vendor> DeviceFile for SystemFile<V> {
         KVM_GET_MSR_FEATURE_INDEX_LIST => raw |list| msr::get_msr_feature_index_list(list);
         KVM_GET_MSRS => raw |list| msr::get_feature_msrs(list);
         KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
+        _ => EINVAL
     }
     }
 }

@@ -103,6 +103,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
             KVM_GET_TSC_KHZ => raw |_| vcpu.get_tsc_khz();
             KVM_KVMCLOCK_CTRL => none || vcpu.clock_was_stopped();
             KVM_ENABLE_CAP => input |cap| vcpu.enable_capability(cap);
+            _ => EINVAL
         };
         result
     }

@@ -32,7 +32,6 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_SET_TSS_ADDR => raw |address: UserPtr| vm.set_tss_address(address.addr());
             KVM_SET_IDENTITY_MAP_ADDR => input |address: &u64| vm.set_identity_map_address(*address);
             KVM_SET_NR_MMU_PAGES => raw |count: UserPtr| vm.set_mmu_pages(count.addr());
-            KVM_GET_NR_MMU_PAGES => none || Err(EINVAL);
             KVM_SET_BOOT_CPU_ID => raw |id: UserPtr| vm.set_boot_cpu(id.addr());
             KVM_CREATE_IRQCHIP => none || vm.create_irqchip();
             KVM_GET_IRQCHIP => both |chip| vm.get_irqchip(chip);
@@ -57,6 +56,7 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_SET_TSC_KHZ => raw |khz: UserPtr| vm.set_tsc_khz(khz.addr());
             KVM_GET_TSC_KHZ => raw |_| vm.get_tsc_khz();
             KVM_X86_SET_MSR_FILTER => input |filter| vm.set_msr_filter(filter);
+            _ => ENOTTY
         }
     }
 

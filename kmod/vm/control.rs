@@ -4,6 +4,7 @@
 
 use super::run::Context;
 use super::run::Handled;
+use super::run::Step;
 use super::run::Stop;
 use super::vcpu::Vcpu;
 use crate::hw::RegisterAccess;
@@ -19,6 +20,7 @@ use crate::pc::regs::Cr4;
 use crate::pc::regs::Efer;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
+use crate::uapi;
 
 /// A decoded access to a control or debug register.
 struct Operands {
@@ -141,6 +143,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn write_cr(&mut self, number: u8, value: u64, length: u8) -> Handled {
+        let priority_before = self.hw.cr8();
         let written = match number {
             0 => self.write_cr0(value),
             3 => control::write_cr3(&controls(&self.hw), value, self.model.caps())
@@ -151,6 +154,11 @@ impl<V: Vendor> Vcpu<V> {
         };
         if written.is_err() {
             return self.raise(Exception::GP0);
+        }
+        if number == 8 && self.lapic.is_none() && self.hw.cr8() < priority_before {
+            self.run.set_reason(uapi::KVM_EXIT_SET_TPR);
+            let step = self.advance(length)?;
+            return Ok(if step == Step::Resume { Step::User } else { step });
         }
         self.advance(length)
     }

@@ -115,13 +115,23 @@ impl Model {
         Ok(KBox::new(model, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Takes over what userspace set.
+    /// Takes over what userspace set. A vCPU that has run keeps what it was.
     ///
     /// # Errors
     ///
     /// As KVM_SET_CPUID2: `E2BIG`, `EINVAL`.
-    pub fn set_cpuid(&mut self, entries: KVVec<kvm_cpuid_entry2>) -> Result {
-        let table = CpuidTable::new(entries).map_err(|errno| Error::from_errno(-errno))?;
+    pub fn set_cpuid(&mut self, entries: KVVec<kvm_cpuid_entry2>, has_run: bool) -> Result {
+        let mut table = CpuidTable::new(entries).map_err(|errno| Error::from_errno(-errno))?;
+        if has_run {
+            if let Some(dynamic) = self.table.dynamic() {
+                table.set_dynamic(dynamic, &self.platform.xsave);
+            }
+            return if table.entries() == self.table.entries() {
+                Ok(())
+            } else {
+                Err(EINVAL)
+            };
+        }
         self.caps = GuestCaps::new(&table, self.platform, false);
         self.table = table;
         Ok(())

@@ -234,6 +234,7 @@ impl<V: Vendor> Vcpu<V> {
         fpu::restore_if_needed(off);
         if let Some(host) = self.host_xcr0 {
             self.xcr0.switch_from(host, off);
+            self.loaded_xcr0 = Some(self.xcr0);
         }
         self.load_pkru(off);
         self.debug.load(off);
@@ -243,8 +244,9 @@ impl<V: Vendor> Vcpu<V> {
     fn unload(&mut self, off: &IrqOff) {
         self.debug.unload(off);
         self.unload_pkru(off);
-        if let Some(host) = self.host_xcr0 {
-            host.switch_from(self.xcr0, off);
+        // Not `xcr0`, which the guest may have changed since.
+        if let (Some(host), Some(loaded)) = (self.host_xcr0, self.loaded_xcr0.take()) {
+            host.switch_from(loaded, off);
         }
     }
 
@@ -288,8 +290,9 @@ impl<V: Vendor> Vcpu<V> {
         };
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
-        let blocked = self.lapic.as_ref().is_some_and(is_blocked_by_tpr);
-        self.hw.intercept_cr8_write(blocked);
+        // A VMM that models the local APIC sees every write.
+        let watch = self.lapic.as_ref().map_or(true, is_blocked_by_tpr);
+        self.hw.intercept_cr8_write(watch);
     }
 
     /// Takes what other threads posted to the local APIC.

@@ -128,6 +128,8 @@ pub struct Vcpu<V: Vendor> {
     pub xcr0: Xcr0,
     /// XCR0 of the host, if it uses XSAVE.
     pub host_xcr0: Option<Xcr0>,
+    /// XCR0 in the processor while the guest runs.
+    pub loaded_xcr0: Option<Xcr0>,
     /// PKRU of the guest while it does not run.
     pub pkru: u32,
     /// PKRU of the host while the guest runs with its own.
@@ -188,6 +190,7 @@ impl<V: Vendor> Vcpu<V> {
             pending: Pending::None,
             xcr0: Xcr0::RESET,
             host_xcr0: Xcr0::host(),
+            loaded_xcr0: None,
             pkru: 0,
             host_pkru: None,
             user_apic_base: apic_base::DEFAULT_ADDRESS | apic_base::ENABLE,

@@ -35,7 +35,7 @@ impl<V: Vendor> Vcpu<V> {
         let entries = list
             .offset(size_of::<kvm_cpuid2>())?
             .read_array(header.nent as usize, MAX_ENTRIES)?;
-        self.model.set_cpuid(entries)?;
+        self.model.set_cpuid(entries, self.exits != 0)?;
         self.after_cpuid();
         Ok(0)
     }

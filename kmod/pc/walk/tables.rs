@@ -291,7 +291,9 @@ fn descend_pae<M: GuestMemory, T: Trail>(
         Some(pointers) => pointers[(index & 3) as usize],
         None => {
             let at = (paging.cr3 & 0xffff_ffe0) | (index << 3);
-            mem.read_u64(Gpa(at)).ok_or(WalkError::Memory(Gpa(at)))?
+            // QEMU's processor marks even these as accessed, and takes the bit
+            // for reserved no more than it does itself.
+            mem.read_u64(Gpa(at)).ok_or(WalkError::Memory(Gpa(at)))? & !ACCESSED
         }
     };
     if pointer & PRESENT == 0 {
