@@ -197,6 +197,10 @@ fn switching_to_edge_and_back_completes() {
     assert_eq!(sink.take(), [0x51]);
     let written = set_entry(&mut ioapic, 10, 0x51 | MASKED);
     assert_eq!(written.pending, 0);
+    assert_eq!(ioapic.get_state().irr, 0, "a level is no edge");
+    let again = set_entry(&mut ioapic, 10, 0x52 | MASKED);
+    assert_eq!(again.unmasked, 0);
+    let _ = set_entry(&mut ioapic, 10, 0x51 | MASKED);
     assert_eq!(entry(&mut ioapic, 10), 0x51 | MASKED);
     let written = set_entry(&mut ioapic, 10, 0x51 | LEVEL);
     assert_eq!(written.pending, 1 << 10);

@@ -191,6 +191,16 @@ fn self_ipi() {
     assert_eq!(bench.take(), Some(0x77));
     assert_eq!(bench.wrmsr(regs::ICR, 0x4_0078), Ok(Effect::None));
     assert_eq!(bench.lapic.highest_request(), Some(0x78));
+    // It is edge triggered, whatever the vector was before.
+    assert!(bench.lapic.eoi().is_some());
+    let _ = bench.post.post(0x79, true);
+    let _ = bench.lapic.sync(&bench.post);
+    assert_eq!(bench.take(), Some(0x79));
+    assert!(bench.lapic.eoi().is_some_and(|a| a.broadcast_to_ioapic));
+    assert_eq!(bench.wrmsr(regs::SELF_IPI, 0x79), Ok(Effect::None));
+    assert_eq!(bench.take(), Some(0x79));
+    assert!(bench.lapic.eoi().is_some_and(|a| !a.broadcast_to_ioapic));
+    assert_eq!(bench.take(), Some(0x78));
     assert_eq!(bench.wrmsr(regs::SELF_IPI, 0x177), Err(GpFault));
     assert_eq!(bench.rdmsr(regs::SELF_IPI), Err(GpFault));
     // In xAPIC mode there is no such register.
