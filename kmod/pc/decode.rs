@@ -15,11 +15,13 @@
 
 use super::regs::{CpuMode, Reg, SegReg};
 
+mod cache;
 mod parse;
 mod prefix;
 mod tables;
 mod vector;
 
+pub use cache::DecodeCache;
 pub use prefix::{Mandatory, Prefixes, Rex};
 
 /// The longest instruction, in bytes (APM volume 3, section 1.1).

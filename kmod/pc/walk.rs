@@ -7,9 +7,10 @@
 //! NX, WP, SMEP, SMAP, protection keys, reserved bits, and accessed and dirty
 //! bits (APM volume 2, chapter 5; SDM volume 3A, chapter 4).
 //!
-//! It is on the way of every exit whose instruction must be fetched, so the
-//! common case reads one entry per level and otherwise only masks and compares;
-//! setting accessed or dirty bits is a second, colder walk.
+//! It is on the way of every exit whose instruction must be fetched. So there
+//! are two walks: a quick one for what nearly always is, four levels that grant
+//! the access, and an exact one for everything else, faults included. The quick
+//! one gives up at the first thing it does not expect and decides nothing.
 //!
 //! Canonical form is the business of whoever formed the linear address: bits
 //! the paging mode does not translate are ignored here.
@@ -17,6 +18,7 @@
 use super::addr::{Gpa, Gva, PAGE_SHIFT};
 use super::regs::{Cr0, Cr4, Efer, PageFaultError};
 
+mod quick;
 mod tables;
 
 /// Guest physical memory as a page walk sees it.
@@ -202,6 +204,20 @@ pub fn walk<M: GuestMemory>(
             executable: true,
         });
     }
+    match quick::walk(mem, paging, gva, access) {
+        Some(translation) => Ok(translation),
+        None => exact(mem, paging, gva, access),
+    }
+}
+
+/// The walk that knows every mode and every fault.
+#[cold]
+fn exact<M: GuestMemory>(
+    mem: &mut M,
+    paging: &Paging,
+    gva: Gva,
+    access: Access,
+) -> Result<Translation, WalkError> {
     let found = tables::descend(mem, paging, gva, access, &mut tables::NoTrail)?;
     let translation = found.check(paging, access)?;
     if access.marks() && !found.is_marked(access) {

@@ -7,9 +7,10 @@
 #[path = "support/machine.rs"]
 mod machine;
 
+use ironvm_pc::pc::addr::Gpa;
 use ironvm_pc::pc::decode::decode;
-use ironvm_pc::pc::emulate::{emulate, AccessLog, Outcome};
-use ironvm_pc::pc::regs::{CpuMode, Exception, Reg, Rflags};
+use ironvm_pc::pc::emulate::{emulate, finish_read, simple_move, AccessLog, Mmio, Outcome};
+use ironvm_pc::pc::regs::{CpuMode, Exception, Gprs, Reg, Rflags};
 use machine::{Machine, Random, Waits};
 
 const BASE: u64 = 0x10_0000;
@@ -368,4 +369,71 @@ fn wide_compare_exchange_wants_alignment() {
     let mut machine = Machine::long(BASE, SIZE).with(Reg::Rbx, BASE + 8);
     let outcome = machine.execute(&[0x48, 0x0f, 0xc7, 0x0b]);
     assert_eq!(outcome, Outcome::Fault(Exception::GP0));
+}
+
+/// The short cut for moves does what the emulator does.
+#[test]
+fn simple_moves() {
+    let moves: [&[u8]; 16] = [
+        &[0x88, 0x2b],
+        &[0x40, 0x88, 0x2b],
+        &[0x89, 0x0b],
+        &[0x66, 0x89, 0x0b],
+        &[0x4c, 0x89, 0x0b],
+        &[0x8a, 0x2b],
+        &[0x8b, 0x0b],
+        &[0x66, 0x8b, 0x0b],
+        &[0x48, 0x8b, 0x1b],
+        &[0xc6, 0x03, 0xfe],
+        &[0x48, 0xc7, 0x03, 1, 2, 3, 0x84],
+        &[0x0f, 0xb6, 0x0b],
+        &[0x66, 0x0f, 0xbe, 0x0b],
+        &[0x48, 0x0f, 0xbf, 0x0b],
+        &[0x44, 0x0f, 0xb7, 0x0b],
+        &[0x66, 0xc7, 0x03, 1, 0x82],
+    ];
+    let mut random = Random(9);
+    for bytes in moves {
+        let insn = decode(bytes, CpuMode::Long64).unwrap();
+        for _ in 0..50 {
+            let mut emulated = start(DEVICE.start + 0x40, &mut random);
+            let mut short = emulated.clone();
+            assert_eq!(emulated.run(&insn), Outcome::Done);
+
+            let gpa = Gpa(DEVICE.start + 0x40);
+            let simple = simple_move(&insn, &short.gprs, gpa).unwrap();
+            let data = short.serve_mmio(Mmio {
+                gpa,
+                data: simple.data,
+                len: simple.size,
+                write: simple.write,
+            });
+            if !simple.write {
+                finish_read(&insn, &mut short.gprs, data);
+            }
+            short.rip += u64::from(insn.length);
+            assert!(short.visible() == emulated.visible(), "{bytes:02x?}");
+        }
+        let crossing = Gpa(DEVICE.start + 0x1000);
+        let size = simple_move(&insn, &Gprs::default(), crossing).unwrap().size;
+        let last = Gpa(crossing.0 - u64::from(size));
+        assert!(simple_move(&insn, &Gprs::default(), last).is_some());
+        let beyond = Gpa(last.0 + 1);
+        let fits = simple_move(&insn, &Gprs::default(), beyond).is_some();
+        assert_eq!(fits, size == 1, "{bytes:02x?}");
+    }
+    let others: [&[u8]; 8] = [
+        &[0x89, 0xcb],
+        &[0x01, 0x0b],
+        &[0x87, 0x0b],
+        &[0xa4],
+        &[0xff, 0x33],
+        &[0x63, 0x0b],
+        &[0x0f, 0x11, 0x0b],
+        &[0xc5, 0xf8, 0x11, 0x0b],
+    ];
+    for bytes in others {
+        let insn = decode(bytes, CpuMode::Long64).unwrap();
+        assert_eq!(simple_move(&insn, &Gprs::default(), Gpa(0)), None);
+    }
 }

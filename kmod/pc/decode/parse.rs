@@ -20,12 +20,8 @@ pub(super) struct Cursor {
 
 impl Cursor {
     fn new(bytes: &[u8]) -> Self {
-        let mut word = [0; 16];
-        for (to, from) in word.iter_mut().zip(bytes.iter().take(MAX_LENGTH)) {
-            *to = *from;
-        }
         Self {
-            rest: u128::from_le_bytes(word),
+            rest: load(bytes),
             taken: 0,
         }
     }
@@ -37,28 +33,28 @@ impl Cursor {
     pub(super) fn byte(&mut self) -> u8 {
         let byte = self.rest as u8;
         self.rest >>= 8;
-        self.taken = self.taken.saturating_add(1);
+        self.taken = self.taken.wrapping_add(1);
         byte
     }
 
     fn word(&mut self) -> u16 {
         let word = self.rest as u16;
         self.rest >>= 16;
-        self.taken = self.taken.saturating_add(2);
+        self.taken = self.taken.wrapping_add(2);
         word
     }
 
     fn dword(&mut self) -> u32 {
         let dword = self.rest as u32;
         self.rest >>= 32;
-        self.taken = self.taken.saturating_add(4);
+        self.taken = self.taken.wrapping_add(4);
         dword
     }
 
     fn qword(&mut self) -> u64 {
         let qword = self.rest as u64;
         self.rest >>= 64;
-        self.taken = self.taken.saturating_add(8);
+        self.taken = self.taken.wrapping_add(8);
         qword
     }
 
@@ -73,6 +69,25 @@ impl Cursor {
     fn signed_dword(&mut self) -> u64 {
         i64::from(self.dword() as i32) as u64
     }
+}
+
+/// The first 16 of `bytes` as a number, zeros where there are fewer.
+#[inline]
+pub(super) fn load(bytes: &[u8]) -> u128 {
+    if let Some(all) = bytes.first_chunk() {
+        return u128::from_le_bytes(*all);
+    }
+    // Fewer than 16 but at least 8: two words that overlap.
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let shift = (bytes.len() as u32).wrapping_sub(8).wrapping_mul(8);
+        let last = u128::from(u64::from_le_bytes(*last));
+        return u128::from(u64::from_le_bytes(*first)) | last.wrapping_shl(shift);
+    }
+    let mut word = 0;
+    for byte in bytes.iter().rev() {
+        word = (word << 8) | u64::from(*byte);
+    }
+    u128::from(word)
 }
 
 const NO_MEMORY: MemoryOperand = MemoryOperand {
@@ -140,22 +155,19 @@ pub(super) fn decode(bytes: &[u8], mode: CpuMode) -> Result<Insn, DecodeError> {
 
 fn parse(cursor: &mut Cursor, insn: &mut Insn, mode: CpuMode) -> Result<(), DecodeError> {
     let first = legacy_prefixes(cursor, insn, mode.is_64bit());
-    let entry = opcode(cursor, insn, mode, first)?;
-    sizes(insn, mode, entry);
-    let entry = if entry.has_modrm() {
-        let entry = modrm(cursor, insn, entry)?;
-        sizes(insn, mode, entry);
-        memory_operand(cursor, insn, mode);
-        entry
-    } else if entry.is_undefined(mode.is_64bit())
-        || !entry.allows(ModRm(0), insn.prefixes.mandatory())
-    {
-        return Err(DecodeError::Invalid);
-    } else {
-        entry
-    };
+    let mut entry = opcode(cursor, insn, mode, first)?;
     if entry.is_undefined(mode.is_64bit()) {
         return Err(DecodeError::Invalid);
+    }
+    if entry.has_modrm() {
+        entry = modrm(cursor, insn, entry)?;
+        sizes(insn, mode, entry);
+        memory_operand(cursor, insn, mode);
+    } else {
+        if entry.is_conditional() && !entry.allows(ModRm(0), insn.prefixes.mandatory()) {
+            return Err(DecodeError::Invalid);
+        }
+        sizes(insn, mode, entry);
     }
     immediate(cursor, insn, entry.immediate());
     if insn.map == Map::Amd3dNow {
@@ -279,6 +291,14 @@ fn vector_opcode(
 
 /// Operand and address size (APM volume 3, tables 1-2 and 1-3).
 fn sizes(insn: &mut Insn, mode: CpuMode, entry: Entry) {
+    if insn.prefixes == Prefixes::default() && insn.rex == Rex(0) {
+        // Everything is as it began, but for the instructions that have their
+        // own size in 64-bit code.
+        if mode.is_64bit() && (entry.forced_to_64() || entry.defaults_to_64()) {
+            insn.operand_size = 8;
+        }
+        return;
+    }
     let small = insn.prefixes.has(Prefixes::OPERAND_SIZE) && insn.encoding == Encoding::Legacy;
     insn.operand_size = match (mode.operand_size(), small) {
         (2, false) | (4, true) => 2,
@@ -319,6 +339,9 @@ fn modrm(cursor: &mut Cursor, insn: &mut Insn, entry: Entry) -> Result<Entry, De
         // MOV to and from control and debug registers ignores `mod`.
         insn.modrm.0 |= 0xc0;
     }
+    if !entry.is_conditional() {
+        return Ok(entry);
+    }
     let prefix = insn.prefixes.mandatory();
     if !entry.allows(insn.modrm, prefix) {
         return Err(DecodeError::Invalid);
@@ -327,7 +350,7 @@ fn modrm(cursor: &mut Cursor, insn: &mut Insn, entry: Entry) -> Result<Entry, De
         return Ok(entry);
     }
     let member = tables::group(insn.map, insn.opcode, insn.modrm, prefix, entry);
-    if !member.allows(insn.modrm, prefix) {
+    if member.is_undefined(false) || !member.allows(insn.modrm, prefix) {
         return Err(DecodeError::Invalid);
     }
     Ok(member)

@@ -143,6 +143,12 @@ impl Entry {
         self.0 & GROUP != 0
     }
 
+    /// Does it depend on ModRM or on the mandatory prefix whether the opcode
+    /// is defined?
+    pub(super) const fn is_conditional(self) -> bool {
+        self.0 & (GROUP | MEM | REG | NO_NP | NO_66 | NO_F3 | NO_F2) != 0
+    }
+
     /// Is the opcode defined for this kind of operand and this prefix?
     pub(super) const fn allows(self, modrm: ModRm, prefix: Mandatory) -> bool {
         let refused = match prefix {

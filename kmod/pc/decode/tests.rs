@@ -64,6 +64,25 @@ fn the_fast_path_gives_what_the_slow_one_gives() {
 }
 
 #[test]
+fn the_cache_forgets_nothing_that_matters() {
+    let mut cache = DecodeCache::new();
+    let mov = [0x8b, 0x03, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90];
+    for _ in 0..2 {
+        for mode in [CpuMode::Long64, CpuMode::Prot16] {
+            for len in 1..mov.len() {
+                for last in [0x90, 0x91] {
+                    let mut bytes = mov;
+                    bytes[len - 1] ^= last;
+                    let bytes = &bytes[..len];
+                    assert_eq!(cache.decode(7, bytes, mode), decode(bytes, mode));
+                    assert_eq!(cache.decode(7, bytes, mode), decode(bytes, mode));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn operands() {
     // mov dword ptr fs:[rax + r9*4 + 0x12345678], 0x9abcdef0
     let insn = long(&[

@@ -5,9 +5,9 @@
 
 use super::memory::Span;
 use super::{EmuContext, Exec, Step};
-use crate::pc::decode::Prefixes;
+use crate::pc::decode::{Insn, Prefixes};
 use crate::pc::emulate::alu;
-use crate::pc::regs::{Reg, Rflags};
+use crate::pc::regs::{Gprs, Reg, Rflags};
 
 /// Where an operand is.
 #[derive(Clone, Copy, Debug)]
@@ -24,37 +24,50 @@ pub(super) enum Use {
     Write,
 }
 
+/// Is this number of a byte register AH, CH, DH or BH? Without REX those take
+/// the numbers 4 to 7.
+#[inline]
+fn is_high_byte(insn: &Insn, reg: Reg, size: u8) -> bool {
+    size == 1 && !insn.rex.is_present() && matches!(reg.number(), 4..=7)
+}
+
+/// The low `size` bytes of a register, as `insn` names it.
+#[inline]
+pub(super) fn read_register(gprs: &Gprs, insn: &Insn, reg: Reg, size: u8) -> u64 {
+    if is_high_byte(insn, reg, size) {
+        let whole = Reg::from_bits(reg.number() & 3);
+        return (gprs.get(whole) >> 8) & 0xff;
+    }
+    gprs.get(reg) & alu::mask(size)
+}
+
+/// Writes the low `size` bytes of a register, as `insn` names it. Four clear
+/// the upper half, one and two leave the rest (APM volume 1, section 3.1.2).
+#[inline]
+pub(super) fn write_register(gprs: &mut Gprs, insn: &Insn, reg: Reg, size: u8, value: u64) {
+    if is_high_byte(insn, reg, size) {
+        let whole = Reg::from_bits(reg.number() & 3);
+        let rest = gprs.get(whole) & !0xff00;
+        return gprs.set(whole, rest | ((value & 0xff) << 8));
+    }
+    let kept = match size {
+        1 | 2 => gprs.get(reg) & !alu::mask(size),
+        _ => 0,
+    };
+    gprs.set(reg, kept | (value & alu::mask(size)));
+}
+
 impl<C: EmuContext> Exec<'_, C> {
-    /// Is this number of a byte register AH, CH, DH or BH? Without REX those
-    /// take the numbers 4 to 7.
-    fn is_high_byte(&self, reg: Reg, size: u8) -> bool {
-        size == 1 && !self.insn.rex.is_present() && matches!(reg.number(), 4..=7)
-    }
-
     /// The low `size` bytes of a register.
+    #[inline]
     pub(super) fn read_reg(&self, reg: Reg, size: u8) -> u64 {
-        if self.is_high_byte(reg, size) {
-            let whole = Reg::from_bits(reg.number() & 3);
-            return (self.ctx.gprs().get(whole) >> 8) & 0xff;
-        }
-        self.ctx.gprs().get(reg) & alu::mask(size)
+        read_register(self.ctx.gprs(), self.insn, reg, size)
     }
 
-    /// Writes the low `size` bytes of a register. Four clear the upper half,
-    /// one and two leave the rest (APM volume 1, section 3.1.2).
+    /// Writes the low `size` bytes of a register.
+    #[inline]
     pub(super) fn write_reg(&mut self, reg: Reg, size: u8, value: u64) {
-        if self.is_high_byte(reg, size) {
-            let whole = Reg::from_bits(reg.number() & 3);
-            let rest = self.ctx.gprs().get(whole) & !0xff00;
-            let value = rest | ((value & 0xff) << 8);
-            return self.ctx.gprs_mut().set(whole, value);
-        }
-        let kept = match size {
-            1 | 2 => self.ctx.gprs().get(reg) & !alu::mask(size),
-            _ => 0,
-        };
-        let value = kept | (value & alu::mask(size));
-        self.ctx.gprs_mut().set(reg, value);
+        write_register(self.ctx.gprs_mut(), self.insn, reg, size, value);
     }
 
     /// Resolves the ModRM byte's `r/m` operand.

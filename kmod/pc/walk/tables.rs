@@ -7,16 +7,16 @@ use crate::pc::addr::{Gpa, Gva};
 use crate::pc::regs::{Cr0, Cr4, Efer, PageFaultError};
 
 /// Entry bits (APM volume 2, section 5.4).
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const PAGE_SIZE: u64 = 1 << 7;
-const GLOBAL: u64 = 1 << 8;
-const NO_EXECUTE: u64 = 1 << 63;
+pub(super) const PRESENT: u64 = 1 << 0;
+pub(super) const WRITABLE: u64 = 1 << 1;
+pub(super) const USER: u64 = 1 << 2;
+pub(super) const ACCESSED: u64 = 1 << 5;
+pub(super) const DIRTY: u64 = 1 << 6;
+pub(super) const PAGE_SIZE: u64 = 1 << 7;
+pub(super) const GLOBAL: u64 = 1 << 8;
+pub(super) const NO_EXECUTE: u64 = 1 << 63;
 /// Bits 51 to 12: an address in an eight-byte entry.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bits 62 to 52, which only long mode leaves to software.
 const PAE_RESERVED: u64 = 0x7ff0_0000_0000_0000;
 /// Bits of a PAE directory pointer that must be zero, below the address.
@@ -24,10 +24,10 @@ const PDPTE_RESERVED: u64 = 0x1e6;
 
 /// Shifts of the address by which each kind of table is indexed.
 const PML5_SHIFT: u32 = 48;
-const PML4_SHIFT: u32 = 39;
-const PDP_SHIFT: u32 = 30;
-const PD_SHIFT: u32 = 21;
-const PT_SHIFT: u32 = 12;
+pub(super) const PML4_SHIFT: u32 = 39;
+pub(super) const PDP_SHIFT: u32 = 30;
+pub(super) const PD_SHIFT: u32 = 21;
+pub(super) const PT_SHIFT: u32 = 12;
 /// The directory of 32-bit paging has 1024 entries of four bytes.
 const PD32_SHIFT: u32 = 22;
 
@@ -204,7 +204,7 @@ pub(super) fn descend<M: GuestMemory, T: Trail>(
 
 /// The bits of an eight-byte entry that no level may have set.
 #[inline]
-fn reserved_address(paging: &Paging) -> u64 {
+pub(super) fn reserved_address(paging: &Paging) -> u64 {
     let beyond = u64::MAX.wrapping_shl(u32::from(paging.physical_bits.min(52)));
     let no_execute = if paging.efer.has(Efer::NXE) {
         0
@@ -291,8 +291,7 @@ fn descend_pae<M: GuestMemory, T: Trail>(
         Some(pointers) => pointers[(index & 3) as usize],
         None => {
             let at = (paging.cr3 & 0xffff_ffe0) | (index << 3);
-            // QEMU's processor marks even these as accessed, and takes the bit
-            // for reserved no more than it does itself.
+            // The A bit is reserved here, but QEMU's processor sets it itself.
             mem.read_u64(Gpa(at)).ok_or(WalkError::Memory(Gpa(at)))? & !ACCESSED
         }
     };

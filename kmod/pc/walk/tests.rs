@@ -308,6 +308,9 @@ fn pae() {
     assert_eq!(ram.words[&0x4018] & (A | D), A | D);
     assert_eq!(ram.words[&0x3018] & (A | D), A);
 
+    // An emulated processor may have marked the pointer itself.
+    ram.words.insert(0x1030, 0x3000 | P | A);
+    assert!(walk(&mut ram, &paging, gva, Access::READ).is_ok());
     ram.words.insert(0x1030, 0x3000 | P | W);
     assert_eq!(code(walk(&mut ram, &paging, gva, Access::READ)), 9);
     paging.pdptes = Some([0, 0, 0x3000 | P, 0]);

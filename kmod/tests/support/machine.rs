@@ -337,7 +337,8 @@ impl EmuContext for Machine {
         self.accesses.push((gva.0, access));
         let page = gva.page_base().0;
         let outside = gva.0.wrapping_sub(self.base) >= self.memory.len() as u64;
-        let present = !self.unmapped.contains(&page) && !(self.confined && outside);
+        let absent = self.unmapped.contains(&page) || (self.confined && outside);
+        let present = !absent;
         let refused = access.is_write() && self.read_only.contains(&page);
         if present && !refused {
             return Ok(Gpa(gva.0));

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moves between a register and memory, short-circuited.
+//!
+//! When such an instruction exits because of its only access, the processor
+//! has checked segmentation and paging and says where the access goes. There
+//! is nothing left to compute but the value. Nearly all accesses to devices
+//! are of this kind.
+
+use super::alu;
+use super::operand::{read_register, write_register};
+use crate::pc::addr::{Gpa, PAGE_SIZE};
+use crate::pc::decode::{Encoding, Insn, Map};
+use crate::pc::regs::Gprs;
+
+/// One access that is all an instruction does to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimpleMove {
+    /// Write, rather than read?
+    pub write: bool,
+    /// Bytes in memory: 1, 2, 4 or 8.
+    pub size: u8,
+    /// What is written, in the low bytes; 0 for a read.
+    pub data: u64,
+}
+
+/// The only access of `insn`, known to begin at `gpa`, if it is simple: MOV,
+/// MOVZX or MOVSX with an operand that does not cross a page.
+///
+/// To be used when the processor exited because of this access and gave its
+/// address. What was read is passed to [`finish_read`]; then the caller moves
+/// RIP by the instruction's length and does what follows a completed
+/// instruction.
+#[inline]
+pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa) -> Option<SimpleMove> {
+    if insn.encoding != Encoding::Legacy || !insn.has_modrm() || insn.modrm.is_register() {
+        return None;
+    }
+    let wide = insn.operand_size;
+    let (write, size) = match (insn.map, insn.opcode) {
+        (Map::Primary, 0x88) => (true, 1),
+        (Map::Primary, 0x89) => (true, wide),
+        (Map::Primary, 0x8a) => (false, 1),
+        (Map::Primary, 0x8b) => (false, wide),
+        (Map::Primary, 0xc6) => (true, 1),
+        (Map::Primary, 0xc7) => (true, wide),
+        (Map::Of, 0xb6 | 0xbe) => (false, 1),
+        (Map::Of, 0xb7 | 0xbf) => (false, 2),
+        _ => return None,
+    };
+    if gpa.page_offset() > PAGE_SIZE - u64::from(size) {
+        return None;
+    }
+    let data = match (write, insn.opcode) {
+        (false, _) => 0,
+        (true, 0xc6 | 0xc7) => insn.imm & alu::mask(size),
+        (true, _) => read_register(gprs, insn, insn.reg(), size),
+    };
+    Some(SimpleMove { write, size, data })
+}
+
+/// Puts what the read of a [`SimpleMove`] gave where the instruction wants it.
+#[inline]
+pub fn finish_read(insn: &Insn, gprs: &mut Gprs, data: u64) {
+    let (value, size) = match (insn.map, insn.opcode) {
+        (Map::Of, 0xb6) => (data & 0xff, insn.operand_size),
+        (Map::Of, 0xb7) => (data & 0xffff, insn.operand_size),
+        (Map::Of, 0xbe) => (alu::sign_extend(data, 1), insn.operand_size),
+        (Map::Of, 0xbf) => (alu::sign_extend(data, 2), insn.operand_size),
+        (_, 0x8a) => (data, 1),
+        _ => (data, insn.operand_size),
+    };
+    write_register(gprs, insn, insn.reg(), size, value);
+}
