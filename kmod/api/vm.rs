@@ -44,7 +44,7 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_IOEVENTFD => input |ioeventfd| vm.ioeventfd(ioeventfd);
             KVM_REGISTER_COALESCED_MMIO => input |zone| vm.register_coalesced(zone);
             KVM_UNREGISTER_COALESCED_MMIO => input |zone| vm.unregister_coalesced(zone);
-            KVM_CREATE_PIT => none || vm.create_pit(&crate::uapi::kvm_pit_config::default());
+            KVM_CREATE_PIT => none || vm.create_pit_with_speaker();
             KVM_CREATE_PIT2 => input |config| vm.create_pit(config);
             KVM_GET_PIT => output || vm.get_pit();
             KVM_SET_PIT => input |state| vm.set_pit(state);

@@ -23,7 +23,6 @@ use super::irq::IrqFds;
 use super::irq::Pins;
 use super::irq::MAX_ROUTES;
 use super::pit::PitTimer;
-use super::vcpu::VcpuShared;
 use super::Vm;
 use crate::host::timer::Timer;
 use crate::hw::Vendor;
@@ -144,13 +143,6 @@ impl Chip {
             interrupts.completed(Pins::pic(changed.completed));
         }
         Some(vector)
-    }
-
-    /// A vCPU may pass the PICs' interrupts on where it did not before.
-    pub fn lint0_changed(&self, vcpu: &VcpuShared) {
-        if let Some((controllers, _)) = self.controllers() {
-            controllers.connect(vcpu);
-        }
     }
 
     /// The VM's file is closed: eventfds neither call back any more nor are

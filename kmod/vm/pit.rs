@@ -171,6 +171,18 @@ impl<V: Vendor> Vm<V> {
         Ok(())
     }
 
+    /// KVM_CREATE_PIT: with the speaker's port.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vm::create_pit`].
+    pub fn create_pit_with_speaker(&self) -> Result {
+        self.create_pit(&kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        })
+    }
+
     fn pit(&self) -> Result<(&PitTimer, &VmPit, &Interrupts)> {
         let (timer, interrupts) = self.chip.pit().ok_or(ENXIO)?;
         Ok((timer, interrupts.pit.as_ref().ok_or(ENXIO)?, interrupts))

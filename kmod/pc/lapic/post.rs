@@ -231,10 +231,17 @@ impl LapicPost {
     }
 
     /// Sets the level of the PIC's output at this APIC's LINT0. Returns
-    /// whether the vCPU has to be kicked.
+    /// whether the vCPU has to be kicked, which it has not while its LINT0
+    /// passes nothing on: should that change, its owner looks at the level.
     pub fn set_extint(&self, level: bool) -> bool {
         let before = self.extint.swap(u8::from(level), Ordering::SeqCst);
-        level && before == 0 && self.raise()
+        // Either this sees what the owner has published, or the owner, who
+        // publishes before it looks, sees the level.
+        let identity = Snapshot {
+            x2apic_id: self.x2apic_id,
+            bits: self.identity.load(Ordering::SeqCst),
+        };
+        level && before == 0 && identity.accepts_extint() && self.raise()
     }
 
     /// Level of the PIC's output.
@@ -279,7 +286,7 @@ impl LapicPost {
     #[inline]
     pub(super) fn publish(&self, snapshot: Snapshot) {
         if self.identity.load(Ordering::Relaxed) != snapshot.bits {
-            self.identity.store(snapshot.bits, Ordering::Release);
+            self.identity.store(snapshot.bits, Ordering::SeqCst);
         }
     }
 

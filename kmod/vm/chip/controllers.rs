@@ -21,13 +21,8 @@ use crate::uapi::kvm_ioapic_state;
 use crate::uapi::kvm_pic_state;
 use crate::vm::irq::Delivery;
 use crate::vm::irq::Source;
-use crate::vm::vcpu::VcpuShared;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
-
-/// The vCPU that is told of the PICs' interrupts even when it does not say
-/// that it takes them: the boot processor of most VMs.
-const BOOT_INDEX: usize = 0;
 
 struct State {
     ioapic: IoApic,
@@ -126,18 +121,10 @@ impl Controllers {
     /// Under the lock, so that the last level told is the last level.
     fn tell_vcpus(&self, level: bool) {
         for vcpu in self.delivery.vcpus.iter() {
-            let takes = vcpu.index == BOOT_INDEX || vcpu.apic.snapshot().accepts_extint();
-            tell(vcpu, level && takes);
+            if vcpu.apic.set_extint(level) {
+                vcpu.kick();
+            }
         }
-    }
-
-    /// A vCPU has changed what its LINT0 does.
-    pub fn connect(&self, vcpu: &VcpuShared) {
-        let state = self.state.lock();
-        // What it published comes before the lock: either this sees the line
-        // up, or who puts it up sees that the vCPU takes it.
-        let takes = vcpu.index == BOOT_INDEX || vcpu.apic.snapshot().accepts_extint();
-        tell(vcpu, state.output && takes);
     }
 
     /// Offset in the I/O APIC's window, if that is where `gpa` is.
@@ -211,12 +198,5 @@ impl Controllers {
         let mut state = self.state.lock();
         state.pic.set_state(which, new);
         self.drive_output(&mut state);
-    }
-}
-
-/// Tells one vCPU the level of the PICs' line.
-fn tell(vcpu: &VcpuShared, level: bool) {
-    if vcpu.apic.extint() != level && vcpu.apic.set_extint(level) {
-        vcpu.kick();
     }
 }
