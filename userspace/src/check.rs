@@ -15,6 +15,7 @@ use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::Kvm;
 
 use crate::cli::CheckArgs;
+use crate::config;
 use crate::kvm;
 
 /// Exit status when something is missing.
@@ -121,13 +122,12 @@ pub fn command(args: &CheckArgs) -> Result<u8> {
 
 fn gather(path: &Path) -> Facts {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     Facts {
         path: path.to_owned(),
         processor: parse_cpuinfo(&cpuinfo),
         module: find_module(Path::new("/sys/module")),
         device: probe(path),
-        huge_pages: huge.is_ok_and(|modes| !modes.contains("[never]")),
+        huge_pages: !config::huge_pages_off(),
     }
 }
 

@@ -11,11 +11,12 @@ use std::path::Path;
 
 use anyhow::{bail, Context, Result};
 
+use crate::boot::layout::{port, PAGE_SIZE};
 use crate::boot::Kernel;
 use crate::cli::{ConsoleArg, DiskArg, RunArgs};
 use crate::devices::virtio::blk::SECTOR_SIZE;
 use crate::kvm::MODEL_MAX_VCPUS;
-use crate::size::{ByteSize, MIB};
+use crate::size::{ByteSize, KIB, MIB};
 
 /// Less than this no kernel boots in.
 const LEAST_MEMORY: ByteSize = ByteSize(16 * MIB);
@@ -73,6 +74,19 @@ impl Config {
                 args.memory
             );
         }
+        if args.memory.0 % PAGE_SIZE != 0 {
+            bail!(
+                "--memory {}K: memory comes in pages of {}K; ask for a multiple of that",
+                args.memory.0 / KIB,
+                PAGE_SIZE / KIB
+            );
+        }
+        if args.hugepages && huge_pages_off() {
+            bail!("--hugepages: this host does not give any; let it with `echo madvise | sudo tee {HUGE_PAGES}`");
+        }
+        if let Some(port) = args.exit_port.filter(|port| !port::is_free(*port)) {
+            bail!("--exit-port={port:#x}: another device is at this port; choose one such as 0xf4");
+        }
         if args.append.contains('\0') {
             bail!("--append: a kernel command line cannot contain a NUL character");
         }
@@ -103,21 +117,29 @@ impl Config {
     }
 }
 
-/// Opens a regular file (or device) for reading; `option` names it in the error.
+/// Where the host says whether it gives transparent huge pages.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Whether asking for huge pages is in vain.
+pub fn huge_pages_off() -> bool {
+    std::fs::read_to_string(HUGE_PAGES).map_or(true, |modes| modes.contains("[never]"))
+}
+
+/// Opens a regular file for reading; `option` names it in the error.
 fn open_to_read(option: &str, path: &Path) -> Result<File> {
-    let file = File::open(path)
-        .with_context(|| format!("{option} {}: cannot open it for reading", path.display()))?;
-    let kind = file
-        .metadata()
-        .with_context(|| format!("{option} {}", path.display()))?
-        .file_type();
+    let cannot = || format!("{option} {}: cannot open it for reading", path.display());
+    // Asked before the file is opened: opening a pipe would wait for its other end.
+    let kind = std::fs::metadata(path).with_context(cannot)?.file_type();
     if kind.is_dir() {
         bail!(
             "{option} {}: this is a directory; name a file",
             path.display()
         );
     }
-    Ok(file)
+    if !kind.is_file() {
+        bail!("{option} {}: this is not a regular file", path.display());
+    }
+    File::open(path).with_context(cannot)
 }
 
 fn open_kernel(path: &Path) -> Result<Kernel> {
@@ -198,7 +220,7 @@ fn lock_disk(file: &File, disk: &DiskArg) -> Result<()> {
     match nix::fcntl::fcntl(file.as_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
         Ok(_) => Ok(()),
         Err(nix::Error::EAGAIN | nix::Error::EACCES) => bail!(
-            "--disk {path}: another guest is using this disk; stop it, or use a copy{}",
+            "--disk {path}: another guest is using this disk, or it was named twice; stop that guest, or use a copy{}",
             if disk.read_only {
                 ""
             } else {
@@ -238,4 +260,127 @@ fn consoles(given: &[ConsoleArg]) -> Result<[ConsoleArg; SERIAL_PORTS]> {
     let first = given.first().cloned().unwrap_or(ConsoleArg::Stdio);
     let second = given.get(1).cloned().unwrap_or(ConsoleArg::None);
     Ok([first, second])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A directory that goes when the test ends.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("ironvm-test-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn disk(&self, name: &str, content: &[u8], read_only: bool) -> DiskArg {
+            let path = self.0.join(name);
+            std::fs::write(&path, content).unwrap();
+            DiskArg { path, read_only }
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn refusal<T>(result: Result<T>) -> String {
+        match result {
+            Ok(_) => panic!("not refused"),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn disks_are_sized_in_sectors() {
+        let place = Place::new("size");
+        let disk = open_disk(&place.disk("a", &[0; 1024], false)).unwrap();
+        assert_eq!(
+            (disk.sectors, disk.read_only, disk.name.as_str()),
+            (2, false, "a")
+        );
+        for size in [0, 511, 1025] {
+            let refused = refusal(open_disk(&place.disk("b", &vec![0; size], false)));
+            assert!(refused.contains("truncate"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_disk_has_one_writer_or_many_readers() {
+        let place = Place::new("lock");
+        let writer = place.disk("a", &[0; 512], false);
+        let reader = DiskArg {
+            read_only: true,
+            ..writer.clone()
+        };
+        {
+            let _held = open_disk(&writer).unwrap();
+            assert!(refusal(open_disk(&writer)).contains("another guest"));
+            assert!(refusal(open_disk(&reader)).contains("another guest"));
+        }
+        let _first = open_disk(&reader).unwrap();
+        let _second = open_disk(&reader).unwrap();
+        assert!(refusal(open_disk(&writer)).contains("another guest"));
+    }
+
+    #[test]
+    fn what_is_no_raw_disk_is_refused() {
+        let place = Place::new("foreign");
+        let mut image = vec![0; 1024];
+        image[..4].copy_from_slice(b"QFI\xfb");
+        assert!(refusal(open_disk(&place.disk("q", &image, false))).contains("qemu-img"));
+        let directory = DiskArg {
+            path: place.0.clone(),
+            read_only: true,
+        };
+        assert!(refusal(open_disk(&directory)).contains("directory"));
+        let absent = DiskArg {
+            path: place.0.join("none"),
+            read_only: false,
+        };
+        assert!(refusal(open_disk(&absent)).contains("truncate"));
+        let device = DiskArg {
+            path: "/dev/null".into(),
+            read_only: true,
+        };
+        assert!(refusal(open_disk(&device)).contains("neither"));
+    }
+
+    #[test]
+    fn files_to_read_are_regular_and_there() {
+        let place = Place::new("read");
+        assert!(refusal(open_to_read("--kernel", &place.0)).contains("directory"));
+        assert!(refusal(open_to_read("--kernel", &place.0.join("none"))).contains("--kernel"));
+        assert!(refusal(open_to_read("--initrd", Path::new("/dev/null"))).contains("regular"));
+        let empty = place.disk("empty", b"", true).path;
+        assert!(refusal(open_initrd(&empty)).contains("empty"));
+    }
+
+    #[test]
+    fn serial_ports_default_to_one_on_stdio() {
+        use ConsoleArg::{None, Stdio};
+        assert_eq!(consoles(&[]).unwrap(), [Stdio, None]);
+        assert_eq!(consoles(&[None]).unwrap(), [None, None]);
+        assert_eq!(consoles(&[None, Stdio]).unwrap(), [None, Stdio]);
+        assert!(consoles(&[Stdio, Stdio]).is_err());
+        assert!(consoles(&[None, None, None]).is_err());
+    }
+
+    #[test]
+    fn exit_port_must_be_free() {
+        assert!(port::is_free(0xf4) && port::is_free(0x501));
+        let taken = [
+            0x20, 0x43, 0x61, 0x64, 0x71, 0x2f8, 0x3ff, 0x505, 0x60b, 0xcf8, 0xcf9, 0xcff,
+        ];
+        for port in taken {
+            assert!(!port::is_free(port), "{port:#x}");
+        }
+    }
 }

@@ -7,22 +7,33 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{anyhow, bail, Context, Result};
-use kvm_bindings::KVM_API_VERSION;
-use kvm_ioctls::{Cap, Kvm};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_EXT_CPUID, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD,
+    KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_IRQCHIP, KVM_CAP_IRQFD, KVM_CAP_IRQ_ROUTING,
+    KVM_CAP_PIT2, KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR, KVM_CAP_USER_MEMORY,
+};
+use kvm_ioctls::Kvm;
+
+use crate::memory;
+use crate::size::ByteSize;
+use crate::vcpu::setup;
 
 /// The capabilities without which no guest runs here, and their names in KVM's API document.
-pub const REQUIRED: &[(Cap, &str)] = &[
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    (Cap::MpState, "KVM_CAP_MP_STATE"),
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Pit2, "KVM_CAP_PIT2"),
-    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+pub const REQUIRED: &[(u32, &str)] = &[
+    (KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"),
+    (KVM_CAP_SET_TSS_ADDR, "KVM_CAP_SET_TSS_ADDR"),
+    (
+        KVM_CAP_SET_IDENTITY_MAP_ADDR,
+        "KVM_CAP_SET_IDENTITY_MAP_ADDR",
+    ),
+    (KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"),
+    (KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"),
+    (KVM_CAP_PIT2, "KVM_CAP_PIT2"),
+    (KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING"),
+    (KVM_CAP_IRQFD, "KVM_CAP_IRQFD"),
+    (KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"),
+    (KVM_CAP_IOEVENTFD_ANY_LENGTH, "KVM_CAP_IOEVENTFD_ANY_LENGTH"),
+    (KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
 /// The highest number of vCPUs the machine model has room for: the 8-bit APIC ids below the
@@ -71,17 +82,17 @@ pub fn explain_open(path: &Path, errno: i32) -> String {
 pub fn missing(kvm: &Kvm) -> Vec<&'static str> {
     REQUIRED
         .iter()
-        .filter(|(cap, _)| !kvm.check_extension(*cap))
+        .filter(|(cap, _)| kvm.check_extension_raw(libc::c_ulong::from(*cap)) <= 0)
         .map(|(_, name)| *name)
         .collect()
 }
 
-/// Checks that this KVM can run a guest of `cpus` vCPUs.
+/// Checks that this KVM can run a guest of `cpus` vCPUs with `memory`.
 ///
 /// # Errors
 ///
 /// A sentence for the user.
-pub fn require(kvm: &Kvm, cpus: u32) -> Result<()> {
+pub fn require(kvm: &Kvm, cpus: u32, memory: ByteSize) -> Result<()> {
     let missing = missing(kvm);
     if !missing.is_empty() {
         bail!(
@@ -91,9 +102,12 @@ pub fn require(kvm: &Kvm, cpus: u32) -> Result<()> {
     }
     let most = max_vcpus(kvm);
     if cpus > most {
-        bail!(
-            "KVM allows a guest at most {most} vCPUs here; ask for fewer than {cpus} with --cpus"
-        );
+        bail!("--cpus {cpus}: KVM allows a guest at most {most} vCPUs here");
+    }
+    let supported = setup::supported_cpuid(kvm)?;
+    let bits = setup::physical_address_bits(supported.as_slice());
+    if memory::end(memory) > 1 << bits {
+        bail!("--memory {memory}: guests have {bits} bits of physical address here; ask for less");
     }
     Ok(())
 }

@@ -27,6 +27,13 @@ pub fn ranges(size: ByteSize) -> Vec<(u64, u64)> {
     ranges
 }
 
+/// The first guest-physical address above all memory.
+pub fn end(size: ByteSize) -> u64 {
+    ranges(size)
+        .last()
+        .map_or(0, |(start, length)| start + length)
+}
+
 /// Gets the memory from the host. It is anonymous and comes in page by page as the guest touches
 /// it.
 ///

@@ -38,7 +38,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub fn command(args: &RunArgs) -> Result<u8> {
     let config = Config::new(args)?;
     let kvm = kvm::open(&args.kvm_device)?;
-    kvm::require(&kvm, config.cpus)?;
+    kvm::require(&kvm, config.cpus, config.memory)?;
     vcpu::install_kick_handler()?;
     let mut host = Host::new(&config.consoles, args.quiet)?;
     let ending = loop {

@@ -51,6 +51,26 @@ pub mod port {
     /// PCI configuration mechanism #1.
     pub const PCI_CONFIG: u16 = 0xcf8;
     pub const PCI_CONFIG_SIZE: u16 = 8;
+    /// Ports that KVM answers itself: both PICs, their trigger modes, the PIT and its gate.
+    const OF_KVM: [(u16, u16); 5] = [(0x20, 2), (0xa0, 2), (0x4d0, 2), (0x40, 4), (0x61, 1)];
+
+    /// Whether no device is at `port`.
+    pub fn is_free(port: u16) -> bool {
+        let devices = [
+            (COM[0], COM_SIZE),
+            (COM[1], COM_SIZE),
+            (I8042, I8042_SIZE),
+            (CMOS, CMOS_SIZE),
+            (PVPANIC, 1),
+            (PM, PM_SIZE),
+            (PCI_CONFIG, PCI_CONFIG_SIZE),
+        ];
+        !devices
+            .iter()
+            .chain(&OF_KVM)
+            .any(|(base, size)| (*base..base + size).contains(&port))
+    }
+
     /// Reset control register, among the PCI configuration ports as in a PC.
     pub const RESET: u16 = 0xcf9;
 }

@@ -64,6 +64,9 @@ pub fn print(index: u32, fd: &mut VcpuFd, memory: &GuestMemoryMmap, cause: &Caus
         text += &internal_error(fd);
     }
     match (fd.get_regs(), fd.get_sregs()) {
+        (Ok(regs), Ok(sregs)) if is_reset(&regs, &sregs) => {
+            text += "  (KVM has reset its registers: the processor does not keep them here)\n";
+        }
         (Ok(regs), Ok(sregs)) => {
             text += &registers(&regs, &sregs);
             text += &code(memory, &regs, &sregs);
@@ -71,6 +74,13 @@ pub fn print(index: u32, fd: &mut VcpuFd, memory: &GuestMemoryMmap, cause: &Caus
         _ => text += "  (its registers cannot be read)\n",
     }
     eprint!("{text}");
+}
+
+/// Whether a vCPU is in the state it has after a reset, which is all that SVM leaves of one that
+/// shut down (APM volume 2, 15.14.3).
+fn is_reset(regs: &kvm_regs, sregs: &kvm_sregs) -> bool {
+    const RESET_VECTOR: u64 = 0xfff0;
+    regs.rip == RESET_VECTOR && sregs.cs.selector == 0xf000 && sregs.cr0 & 1 == 0
 }
 
 fn internal_error(fd: &mut VcpuFd) -> String {

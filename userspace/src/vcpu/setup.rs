@@ -3,7 +3,9 @@
 //! The state a vCPU starts in.
 
 use anyhow::{bail, Context, Result};
-use kvm_bindings::{kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, CpuId, Msrs};
+use kvm_bindings::{
+    kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, CpuId, Msrs,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -45,6 +47,18 @@ pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
         answer => answer,
     }
     .context("KVM does not say which CPUID it supports")
+}
+
+/// How many bits a guest-physical address has (leaf 0x80000008, EAX 7:0).
+pub fn physical_address_bits(supported: &[kvm_cpuid_entry2]) -> u32 {
+    const SIZES: u32 = 0x8000_0008;
+    /// What processors without that leaf have.
+    const LEAST: u32 = 36;
+    const MOST: u32 = 52;
+    supported
+        .iter()
+        .find(|entry| entry.function == SIZES)
+        .map_or(LEAST, |entry| (entry.eax & 0xff).clamp(LEAST, MOST))
 }
 
 /// Gives vCPU `index` of `count` its CPUID, registers of a model and interrupt inputs.
