@@ -48,6 +48,7 @@ pub struct Driver {
     pub machine: Machine,
     /// Its first vCPU, in long mode with interrupts off.
     pub vcpu: Vcpu,
+    eoi: Eoi,
 }
 
 impl Driver {
@@ -61,9 +62,8 @@ impl Driver {
     pub fn with(chips: Chips, eoi: Eoi) -> SysResult<Self> {
         let machine = Machine::build(chips, MEMORY)?;
         let vcpu = machine.vcpu(0)?;
-        let driver = Self { machine, vcpu };
+        let driver = Self { machine, vcpu, eoi };
         driver.prepare(&driver.vcpu)?;
-        driver.count_vectors(eoi);
         set_lapic_register(&driver.vcpu, APIC_SVR, 0x1ff)?;
         // The PICs, which nobody has set up, must not answer for the other chips.
         set_lapic_register(&driver.vcpu, APIC_LVT_LINT0, 0x1_0700)?;
@@ -101,11 +101,12 @@ impl Driver {
         );
         m.load(HALT, code64!("sti", "hlt", "cli", "out 0x10, al"));
         m.load(READ_TSC, code64!("rdtsc", "out 0x10, al"));
+        self.count_vectors();
         Ok(())
     }
 
-    fn count_vectors(&self, eoi: Eoi) {
-        let end: &[u8] = match eoi {
+    fn count_vectors(&self) {
+        let end: &[u8] = match self.eoi {
             Eoi::None => code64!("iretq"),
             Eoi::Xapic => code64!(
                 "push rax",

@@ -26,7 +26,7 @@ pub const TESTS: &[Test] = &[
     test!("irqchip", lapic_page_is_memory_without_chips),
     test!("irqchip", pit_needs_chips),
     test!("irqchip", pit_state),
-    test!("irqchip", pit_bad_flags),
+    test!("irqchip", pit_with_speaker_port),
     test!("irqchip", clock),
     test!("irqchip", clock_flags),
     test!("irqchip", irq_line_errors),
@@ -244,13 +244,12 @@ fn pit_state() -> Outcome {
     Ok(())
 }
 
-fn pit_bad_flags() -> Outcome {
+fn pit_with_speaker_port() -> Outcome {
     let machine = Machine::with_irqchip()?;
     let config = kvm_pit_config {
-        flags: 1,
+        flags: KVM_PIT_SPEAKER_DUMMY,
         ..Default::default()
     };
-    // Bit 0: the speaker's port is a dummy.
     machine.vm.set(KVM_CREATE_PIT2, &config)?;
     Ok(())
 }

@@ -5,16 +5,20 @@
 mod cpu;
 mod dirty_log;
 mod emulate;
+mod eventfd;
 mod injection;
 mod ioapic;
 mod irqchip;
+mod lapic;
 mod memslots;
 mod mmio;
 mod msrs;
 mod paging;
 mod pic;
 mod pio;
+mod pit;
 mod registers;
+mod smp;
 mod system;
 mod vcpu;
 mod vm;
@@ -37,5 +41,9 @@ fn main() {
         irqchip::TESTS,
         pic::TESTS,
         ioapic::TESTS,
+        eventfd::TESTS,
+        lapic::TESTS,
+        pit::TESTS,
+        smp::TESTS,
     ]));
 }
