@@ -205,7 +205,7 @@ impl<V: Vendor> Vcpu<V> {
     /// Sets XCR0 if the guest may have the value.
     pub fn set_xcr0(&mut self, value: u64) -> Option<()> {
         let value = control::write_xcr0(value, self.model.caps()).ok()?;
-        self.xcr0 = fpu::Xcr0::new(value)?;
+        self.xcr0 = fpu::Xcr0::new(value, self.host_xcr0?)?;
         self.mirror_state_in_cpuid();
         Some(())
     }

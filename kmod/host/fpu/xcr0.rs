@@ -28,14 +28,15 @@ impl Xcr0 {
     /// After RESET: x87 alone.
     pub const RESET: Self = Self(X87);
 
-    /// `value`, if the processor takes it and the host has enabled all of it.
-    pub fn new(value: u64) -> Option<Self> {
-        let host = Self::host()?;
+    /// `value`, if the processor takes it and the host, whose own value is
+    /// given, has enabled all of it.
+    pub fn new(value: u64, host: Self) -> Option<Self> {
         // INVARIANT: Checked.
         (value & !host.0 == 0 && consistent(value)).then_some(Self(value))
     }
 
-    /// The host's; `None` when it does not use XSAVE.
+    /// The host's; `None` when it does not use XSAVE. Not to be asked while a
+    /// guest's is loaded.
     pub fn host() -> Option<Self> {
         // INVARIANT: It is what the processor has now.
         boot_cpu_has(Feature::OSXSAVE).then(|| Self(xgetbv0()))
