@@ -254,6 +254,48 @@ fn control_transfer() {
 }
 
 #[test]
+fn enforced_control_flow_is_left_to_the_processor() {
+    let mut machine = machine(CpuMode::Long64)
+        .with(Reg::Rsp, 0x1000)
+        .with(Reg::Rbx, 0x800);
+    machine.cr4 |= Cr4::CET;
+    let before = machine.clone();
+    for bytes in [
+        &[0xff, 0x13][..],
+        &[0xff, 0x23],
+        &[0xc3],
+        &[0xe8, 0, 0, 0, 0],
+    ] {
+        assert_eq!(machine.execute(bytes), Outcome::Unhandleable);
+        assert!(machine.visible() == before.visible());
+    }
+    assert_eq!(machine.execute(&[0x74, 0x00]), Outcome::Done);
+}
+
+#[test]
+fn operands_are_as_wide_as_they_should_be() {
+    let mut machine = machine(CpuMode::Long64).with(Reg::Rbx, 0x1000);
+    machine.device_at = 0x1000..0x2000;
+    let widths: [(&[u8], u8); 8] = [
+        (&[0x66, 0x63, 0x0b], 2),       // movsxd cx, word [rbx]
+        (&[0x63, 0x0b], 4),             // movsxd ecx, dword [rbx]
+        (&[0x48, 0x63, 0x0b], 4),       // movsxd rcx, dword [rbx]
+        (&[0x48, 0x0f, 0xb6, 0x0b], 1), // movzx rcx, byte [rbx]
+        (&[0x48, 0x8c, 0x1b], 2),       // mov [rbx], ds
+        (&[0x66, 0xc7, 0x03, 1, 2], 2), // mov word [rbx], imm
+        (&[0x48, 0x0f, 0x94, 0x03], 1), // sete [rbx]
+        (&[0xff, 0x33], 8),             // push [rbx]
+    ];
+    machine.gprs.set(Reg::Rsp, 0x4000);
+    for (bytes, width) in widths {
+        assert_eq!(machine.execute(bytes), Outcome::Done);
+        let seen = machine.device.seen.pop().unwrap();
+        assert_eq!(seen.len, width, "{bytes:02x?}");
+        assert!(machine.device.seen.is_empty());
+    }
+}
+
+#[test]
 fn targets_outside_the_segment() {
     let mut machine = machine(CpuMode::Prot32);
     machine.segments.get_mut(SegReg::Cs).limit = 0x1000;

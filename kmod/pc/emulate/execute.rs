@@ -15,7 +15,7 @@ impl<C: EmuContext> Exec<'_, C> {
             0x40..=0x4f => self.step_register(),
             0x50..=0x57 => self.push_register(),
             0x58..=0x5f => self.pop_register(),
-            0x63 if self.mode.is_64bit() => self.move_extended(4, true),
+            0x63 if self.mode.is_64bit() => self.move_extended(self.insn.operand_size.min(4), true),
             0x68 | 0x6a => self.push_immediate(),
             0x69 | 0x6b => self.multiply_immediate(),
             0x6c..=0x6f => self.string_io(),

@@ -7,7 +7,7 @@
 
 use super::alu;
 use super::operand::Use;
-use super::{EmuContext, Exec, Step};
+use super::{EmuContext, Exec, Outcome, Step};
 use crate::pc::regs::{is_canonical, Cr4, Exception, Reg, SegReg};
 
 impl<C: EmuContext> Exec<'_, C> {
@@ -105,6 +105,15 @@ impl<C: EmuContext> Exec<'_, C> {
         self.finish()
     }
 
+    /// Calls, returns and indirect jumps also keep a shadow stack and look for
+    /// landing pads when the guest uses those; not here.
+    fn refuse_enforcement(&self) -> Step<()> {
+        if self.ctx.cr4().has(Cr4::CET) {
+            return Err(Outcome::Unhandleable);
+        }
+        Ok(())
+    }
+
     /// Checks a near branch's target (APM volume 3, JMP).
     fn branch_target(&self, target: u64) -> Result<u64, Exception> {
         if self.mode.is_64bit() {
@@ -138,6 +147,7 @@ impl<C: EmuContext> Exec<'_, C> {
     }
 
     pub(super) fn jump_rm(&mut self) -> Step<()> {
+        self.refuse_enforcement()?;
         let size = self.insn.operand_size;
         let place = self.rm(size, Use::Read)?;
         let value = self.load(&place, size)?;
@@ -154,11 +164,13 @@ impl<C: EmuContext> Exec<'_, C> {
     }
 
     pub(super) fn call_relative(&mut self) -> Step<()> {
+        self.refuse_enforcement()?;
         let target = self.relative_target()?;
         self.call(target)
     }
 
     pub(super) fn call_rm(&mut self) -> Step<()> {
+        self.refuse_enforcement()?;
         let size = self.insn.operand_size;
         let place = self.rm(size, Use::Read)?;
         let value = self.load(&place, size)?;
@@ -168,6 +180,7 @@ impl<C: EmuContext> Exec<'_, C> {
 
     /// RET, perhaps dropping bytes of arguments.
     pub(super) fn near_return(&mut self) -> Step<()> {
+        self.refuse_enforcement()?;
         let size = self.insn.operand_size;
         let value = self.read_stack(size)?;
         let target = self.branch_target(value)?;
