@@ -184,31 +184,41 @@ impl Pic {
             port::SLAVE_ELCR => return Some((self.slave.elcr(), Changed::default())),
             _ => return None,
         };
+        if self.chip_mut(which).take_poll() {
+            return Some(self.poll(which));
+        }
+        let value = if is_command {
+            self.status(which)
+        } else {
+            self.chip_mut(which).masked()
+        };
+        Some((value, Changed::default()))
+    }
+
+    /// A read in poll mode acknowledges.
+    fn poll(&mut self, which: Which) -> (u8, Changed) {
         let request = match which {
             Which::Master => self.master_request(),
             Which::Slave => self.slave.request(0, 0),
         };
-        let cascade = self.slave.request(0, 0).is_some();
-        let chip = self.chip_mut(which);
         let mut changed = Changed::default();
-        let value = if chip.take_poll() {
-            match request {
-                Some(irq) => {
-                    changed.add(which, chip.ack(irq));
-                    0x80 | irq
-                }
-                None => SPURIOUS,
-            }
-        } else if is_command {
-            let extra = match which {
-                Which::Master if cascade => 1 << CASCADE,
-                _ => 0,
-            };
-            chip.read_status(extra)
-        } else {
-            chip.masked()
+        let Some(irq) = request else {
+            return (SPURIOUS, changed);
         };
-        Some((value, changed))
+        changed.add(which, self.chip_mut(which).ack(irq));
+        (0x80 | irq, changed)
+    }
+
+    /// IRR or ISR.
+    fn status(&self, which: Which) -> u8 {
+        match which {
+            Which::Slave => self.slave.read_status(0),
+            Which::Master => {
+                let cascade = self.slave.request(0, 0).is_some();
+                self.master
+                    .read_status(if cascade { 1 << CASCADE } else { 0 })
+            }
+        }
     }
 
     fn write_elcr(&mut self, port: u16, value: u8) {

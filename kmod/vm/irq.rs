@@ -121,6 +121,14 @@ impl Pins {
         self.ioapic | self.pic as u32 == 0
     }
 
+    const fn has_ioapic(self, pin: usize) -> bool {
+        self.ioapic.wrapping_shr(pin as u32) & 1 != 0
+    }
+
+    const fn has_pic(self, irq: usize) -> bool {
+        self.pic.wrapping_shr(irq as u32) & 1 != 0
+    }
+
     fn insert(&mut self, target: &Target) {
         match *target {
             Target::IoApic { pin } => self.ioapic |= 1u32.wrapping_shl(pin.into()),

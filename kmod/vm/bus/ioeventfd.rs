@@ -86,9 +86,24 @@ impl IoEvent {
     }
 }
 
+/// Number of events before `address`, in a table sorted by it.
+fn first_at(events: &[IoEvent], address: u64) -> usize {
+    // Not `partition_point`, which has a branch that panics.
+    let mut begin = 0usize;
+    let mut end = events.len();
+    while begin < end {
+        let middle = begin.wrapping_add(end.wrapping_sub(begin) / 2);
+        match events.get(middle) {
+            Some(event) if event.trigger.address < address => begin = middle.wrapping_add(1),
+            _ => end = middle,
+        }
+    }
+    begin
+}
+
 /// The eventfd that a write signals. `events` is sorted by address.
 pub(super) fn find<'a>(events: &'a [IoEvent], address: u64, data: &[u8]) -> Option<&'a IoEvent> {
-    let start = events.partition_point(|event| event.trigger.address < address);
+    let start = first_at(events, address);
     let mut bytes = [0; 8];
     for (to, from) in bytes.iter_mut().zip(data) {
         *to = *from;
@@ -114,9 +129,7 @@ impl Devices {
         if room > MAX_EVENTS {
             return Err(ENOSPC);
         }
-        let place = self
-            .events
-            .partition_point(|event| event.trigger.address <= new.trigger.address);
+        let place = first_at(&self.events, new.trigger.address);
         let mut events = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
         let (before, after) = self.events.split_at_checked(place).ok_or(EINVAL)?;
         events.extend_from_slice(before, GFP_KERNEL_ACCOUNT)?;

@@ -24,11 +24,23 @@ use crate::vm::irq::Source;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 
+/// Of a write with A0 = 0: the bits that make it OCW3 with P.
+const OCW3_POLL_MASK: u8 = 0x1c;
+const OCW3_POLL: u8 = 0x0c;
+
+/// Whether a write to a PIC asks for poll mode.
+const fn is_poll_command(port: u16, value: u8) -> bool {
+    port & 1 == 0 && value & OCW3_POLL_MASK == OCW3_POLL
+}
+
 struct State {
     ioapic: IoApic,
     pic: Pic,
     /// Level of the PICs' line that the vCPUs were told.
     output: bool,
+    /// A PIC has been set to poll mode, in which reads change it, or may have
+    /// been.
+    polls: bool,
 }
 
 /// The PICs and the I/O APIC of a VM.
@@ -50,6 +62,7 @@ impl Controllers {
                 ioapic: IoApic::new(),
                 pic: Pic::new(),
                 output: false,
+                polls: false,
             }),
             base: AtomicU64::new(DEFAULT_ADDRESS),
             eoi_vectors: Vectors::default(),
@@ -95,7 +108,9 @@ impl Controllers {
     pub fn read_pic(&self, port: u16) -> Option<(u8, Changed)> {
         let mut state = self.state.lock();
         let answer = state.pic.read(port);
-        self.drive_output(&mut state);
+        if state.polls {
+            self.drive_output(&mut state);
+        }
         answer
     }
 
@@ -104,6 +119,7 @@ impl Controllers {
     pub fn write_pic(&self, port: u16, value: u8) -> Option<Changed> {
         let mut state = self.state.lock();
         let answer = state.pic.write(port, value);
+        state.polls |= is_poll_command(port, value);
         self.drive_output(&mut state);
         answer
     }
@@ -197,6 +213,7 @@ impl Controllers {
     pub fn set_pic_state(&self, which: Which, new: &kvm_pic_state) {
         let mut state = self.state.lock();
         state.pic.set_state(which, new);
+        state.polls |= new.poll != 0;
         self.drive_output(&mut state);
     }
 }

@@ -115,9 +115,9 @@ impl Table {
     /// The GSIs that lead to the pins, one for each.
     pub(super) fn gsis_of(&self, pins: Pins) -> impl Iterator<Item = u32> + '_ {
         let ioapic = self.ioapic.iter().enumerate();
-        let ioapic = ioapic.filter(move |(pin, _)| pins.ioapic >> pin & 1 != 0);
+        let ioapic = ioapic.filter(move |(pin, _)| pins.has_ioapic(*pin));
         let pic = self.pic.iter().enumerate();
-        let pic = pic.filter(move |(irq, _)| pins.pic >> irq & 1 != 0);
+        let pic = pic.filter(move |(irq, _)| pins.has_pic(*irq));
         Iterator::chain(ioapic, pic)
             .map(|(_, gsi)| *gsi)
             .filter(|gsi| *gsi != NO_GSI)
