@@ -17,6 +17,7 @@ use kvm_ioctls::Kvm;
 use crate::cli::CheckArgs;
 use crate::config;
 use crate::kvm;
+use crate::message::answer;
 
 /// Exit status when something is missing.
 const MISSING: u8 = 1;
@@ -100,23 +101,23 @@ pub fn command(args: &CheckArgs) -> Result<u8> {
     let findings = judge(&gather(&args.kvm_device));
     for finding in &findings {
         match finding {
-            Finding::Good(text) => println!("ok       {text}"),
-            Finding::Note(text) => println!("note     {text}"),
+            Finding::Good(text) => answer!("ok       {text}"),
+            Finding::Note(text) => answer!("note     {text}"),
             Finding::Missing(text, remedy) => {
-                println!("MISSING  {text}");
-                println!("         -> {remedy}");
+                answer!("MISSING  {text}");
+                answer!("         -> {remedy}");
             }
         }
     }
     let missing = findings
         .iter()
         .any(|finding| matches!(finding, Finding::Missing(..)));
-    println!();
+    answer!();
     if missing {
-        println!("Guests cannot run here yet.");
+        answer!("Guests cannot run here yet.");
         return Ok(MISSING);
     }
-    println!("Guests can run here: ironvm run --help shows how.");
+    answer!("Guests can run here: ironvm run --help shows how.");
     Ok(0)
 }
 

@@ -16,6 +16,7 @@ mod ending;
 mod irq;
 mod kvm;
 mod memory;
+mod message;
 mod size;
 mod sync;
 mod vcpu;
@@ -26,9 +27,10 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 use crate::ending::status;
+use crate::message::say;
 
 fn main() -> ExitCode {
-    console::terminal::restore_on_panic();
+    end_on_panic();
     let done = match Cli::parse().command {
         Command::Run(args) => vmm::command(&args),
         Command::Check(args) => check::command(&args),
@@ -36,8 +38,20 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("ironvm: {error:#}");
+            say!("{error:#}");
             ExitCode::from(status::FAILED)
         }
     }
+}
+
+/// A panic is a mistake of ours, in whichever thread. The terminal is given back, the mistake
+/// shown, and the process ends: a guest with half of its threads would only hang.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        console::terminal::restore();
+        report(info);
+        say!("this is a mistake in ironvm itself; please report it");
+        std::process::exit(i32::from(status::FAILED));
+    }));
 }

@@ -6,8 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks `mutex`, also when a thread panicked while it held the lock.
 ///
-/// A panicking thread ends the run (see `vmm::run`); until then the other threads only need to
-/// get out, and no data under these locks is left half-written in a way that stops them.
+/// A panic ends the process (see `main`); in the moment until then there is nothing better to do.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,6 +23,7 @@ use vmm_sys_util::signal;
 
 use crate::bus::Bus;
 use crate::ending::{Control, Ending};
+use crate::message::say;
 
 /// What all vCPUs of a machine share.
 #[derive(Clone)]
@@ -110,10 +111,7 @@ impl Vcpu {
         // SAFETY: a plain query.
         let thread = unsafe { libc::gettid() };
         if let Err(error) = signal::unblock_signal(kick_signal()) {
-            eprintln!(
-                "ironvm: vCPU {}: cannot unblock its signal: {error:?}",
-                self.index
-            );
+            say!("vCPU {}: cannot unblock its signal: {error:?}", self.index);
             return;
         }
         self.thread.store(thread, Ordering::SeqCst);

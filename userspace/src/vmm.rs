@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::console::terminal;
 use crate::ending::{Control, Ending};
 use crate::kvm;
+use crate::message::say;
 use crate::vcpu::{self, Kick, Shared, Vcpu};
 
 /// How long a vCPU may wait for the console's reader once the run is over.
@@ -52,7 +53,7 @@ pub fn command(args: &RunArgs) -> Result<u8> {
     };
     host.finish();
     if !args.quiet && ending != Ending::PowerOff {
-        eprintln!("ironvm: {ending}");
+        say!("{ending}");
     }
     Ok(ending.status(config.exit_port.is_some()))
 }
@@ -101,7 +102,7 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Only a panic gets here before something else ended the run.
+        // It changes nothing unless the vCPU gave up by itself.
         self.control.end(Ending::Failed);
         // Nobody listens any more only when the process is about to exit.
         let _ = self.done.send(());
@@ -133,14 +134,14 @@ fn stop(
         host.close_output();
         if stopped.recv_timeout(STOP_LIMIT).is_err() {
             terminal::restore();
-            eprintln!("ironvm: a vCPU does not stop; leaving it to the kernel");
+            say!("a vCPU does not stop; leaving it to the kernel");
             std::process::exit(i32::from(
                 control.ending().unwrap_or(Ending::Failed).status(false),
             ));
         }
     }
     for thread in threads {
-        // Its panic was reported when it happened, and ended the run.
+        // A panic would have ended the process.
         let _ = thread.join();
     }
 }

@@ -127,7 +127,7 @@ impl Drop for Writer {
         self.close();
         let stuck = lock(&self.shared.state).writing;
         if let Some(thread) = self.thread.take().filter(|_| !stuck) {
-            // A panic of that thread was reported when it happened.
+            // A panic would have ended the process.
             let _ = thread.join();
         }
     }

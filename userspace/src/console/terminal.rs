@@ -45,15 +45,6 @@ pub fn restore() {
     }
 }
 
-/// From now on a panic restores the terminal before it is reported.
-pub fn restore_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        restore();
-        report(info);
-    }));
-}
-
 extern "C" fn restore_and_die(signal: libc::c_int) {
     restore();
     // SAFETY: both are async-signal-safe. The default action ends the process once the handler

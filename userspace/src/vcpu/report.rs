@@ -11,6 +11,8 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::message;
+
 /// Why a vCPU cannot go on.
 #[derive(Debug)]
 pub enum Cause {
@@ -73,7 +75,7 @@ pub fn print(index: u32, fd: &mut VcpuFd, memory: &GuestMemoryMmap, cause: &Caus
         }
         _ => text += "  (its registers cannot be read)\n",
     }
-    eprint!("{text}");
+    message::to_stderr(format_args!("{text}"));
 }
 
 /// Whether a vCPU is in the state it has after a reset, which is all that SVM leaves of one that

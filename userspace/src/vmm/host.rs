@@ -22,6 +22,7 @@ use crate::console::output::{Output, Writer};
 use crate::console::terminal::{self, Raw};
 use crate::devices::serial::Serial;
 use crate::ending::{Control, Ending};
+use crate::message::{self, say};
 use crate::sync::lock;
 
 /// How long the end waits for the console's reader to take the last output.
@@ -125,7 +126,7 @@ impl Host {
 
     /// A line for the user.
     pub fn say(&self, line: &str) {
-        eprintln!("ironvm: {line}");
+        say!("{line}");
     }
 
     /// Waits until the run is over, and serves the console meanwhile.
@@ -202,7 +203,7 @@ impl Host {
         for request in self.stdin.read(&mut for_guest) {
             match request {
                 Request::Quit => control.end(Ending::Escape),
-                Request::Help => eprint!("\n{}", escape::HELP),
+                Request::Help => message::to_stderr(format_args!("\n{}", escape::HELP)),
             }
         }
         if let Some(serial) = &console.serial {
@@ -282,7 +283,7 @@ impl Stdin {
         };
         if stdin.terminal && terminal::in_foreground() {
             if !quiet {
-                eprintln!("ironvm: Ctrl-A x ends the guest, Ctrl-A h shows all keys");
+                say!("Ctrl-A x ends the guest, Ctrl-A h shows all keys");
             }
             stdin.raw = Some(Raw::enter()?);
         }
@@ -304,7 +305,7 @@ impl Stdin {
             None => Raw::enter().map(|raw| self.raw = Some(raw)),
         };
         if let Err(error) = again {
-            eprintln!("ironvm: {error:#}");
+            say!("{error:#}");
         }
     }
 

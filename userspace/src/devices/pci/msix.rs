@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::irq::{Message, Router};
+use crate::message::say;
 
 /// Capability id of MSI-X.
 pub const CAPABILITY: u8 = 0x11;
@@ -148,7 +149,7 @@ impl Msix {
             return;
         }
         if let Err(error) = self.sink.route(vector.gsi, vector.message()) {
-            eprintln!("ironvm: an interrupt cannot be routed: {error:#}");
+            say!("an interrupt cannot be routed: {error:#}");
             return;
         }
         if std::mem::take(&mut vector.pending) {

@@ -21,6 +21,7 @@ use super::{VirtioDevice, COMMON_FEATURES, QUEUE_SIZE};
 use crate::devices::pci::config::{ConfigSpace, Identity};
 use crate::devices::pci::msix::{self, Msix, Sink};
 use crate::devices::pci::PciFunction;
+use crate::message::say;
 use crate::sync::lock;
 
 const VENDOR: u16 = 0x1af4;
@@ -486,7 +487,7 @@ impl<D: VirtioDevice> PciFunction for VirtioPci<D> {
             lock(&self.signals.msix).set_control(self.config.word(control));
         }
         if let Err(error) = self.connect_notifications() {
-            eprintln!("ironvm: {}: {error:#}", self.name);
+            say!("{}: {error:#}", self.name);
         }
     }
 

@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::buffers::Request;
 use super::VirtioDevice;
+use crate::message::say;
 use crate::sync::lock;
 
 /// How a worker reaches its driver.
@@ -94,7 +95,7 @@ impl Drop for Worker {
         // Nonblocking; a counter that is full wakes the thread too.
         let _ = self.stop.event.write(1);
         if let Some(thread) = self.thread.take() {
-            // Its panic was reported when it happened.
+            // A panic would have ended the process.
             let _ = thread.join();
         }
     }
@@ -137,7 +138,7 @@ impl<D: VirtioDevice> Service<D> {
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => {
-                eprintln!("ironvm: a device cannot wait for its queues: {error}");
+                say!("a device cannot wait for its queues: {error}");
                 self.stop.requested.store(true, Ordering::SeqCst);
                 self.interrupt.needs_reset();
             }
