@@ -5,6 +5,7 @@
 mod cpu;
 mod dirty_log;
 mod emulate;
+mod event_races;
 mod eventfd;
 mod injection;
 mod ioapic;
@@ -42,6 +43,7 @@ fn main() {
         pic::TESTS,
         ioapic::TESTS,
         eventfd::TESTS,
+        event_races::TESTS,
         lapic::TESTS,
         pit::TESTS,
         smp::TESTS,
