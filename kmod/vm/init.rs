@@ -112,6 +112,7 @@ impl<V: Vendor> Vcpu<V> {
             Pending::None => Ok(Step::Resume),
             Pending::In { size, next, rip } => self.complete_in(size, next, rip),
             Pending::Out { next, rip } => self.complete_out(next, rip),
+            Pending::Move(pending) => self.complete_move(pending),
             Pending::Emulation(emulation) => self.complete_emulation(emulation),
             Pending::Msr { read, length, rip } => self.complete_msr(read, length, rip),
         }

@@ -2,6 +2,15 @@
 
 //! The exiting instruction, where the processor does not tell its length or
 //! operands: fetched through the guest's page tables and decoded.
+//!
+//! The walk of the tables is the dearest part of that, so a vCPU remembers
+//! where its last code page was, as the processor's own TLB does, under all
+//! that a translation depends on but the tables' contents. The bytes are read
+//! each time. A guest that maps another instruction there without a new CR3
+//! has to flush the TLB, which does not exit; should it put an encoding of
+//! another length of the same intercepted instruction at the same address, it
+//! would go on at a wrong address of its own. Faults are never decided by what
+//! is remembered.
 
 use super::guest_access::Reader;
 use super::run::Context;
@@ -15,7 +24,6 @@ use crate::pc::addr::Gpa;
 use crate::pc::addr::Gva;
 use crate::pc::addr::PAGE_SIZE;
 use crate::pc::cpuid::Feature;
-use crate::pc::decode;
 use crate::pc::decode::Insn;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
@@ -42,6 +50,30 @@ impl Fetched {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+/// Where one page of the guest's code was found, and when that holds.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct CodeKey {
+    page: Gva,
+    cr3: u64,
+    /// CR0, CR4 and EFER have no bits in common that paging depends on.
+    mode: [u64; 3],
+    cpl: u8,
+}
+
+/// The translation of the last code page.
+#[derive(Default)]
+pub struct CodePage {
+    key: CodeKey,
+    found: Option<Gpa>,
+}
+
+impl CodePage {
+    /// Forgets it.
+    pub fn forget(&mut self) {
+        self.found = None;
     }
 }
 
@@ -130,6 +162,28 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
+    /// Translates an address of code.
+    #[inline]
+    fn translate_code(&mut self, gva: Gva, context: Context) -> Handled<Gpa> {
+        let key = CodeKey {
+            page: gva.page_base(),
+            cr3: self.hw.cr3(),
+            mode: [self.hw.cr0(), self.hw.cr4(), self.hw.efer()],
+            cpl: self.hw.cpl(),
+        };
+        if self.code.key == key {
+            if let Some(page) = self.code.found {
+                return Ok(page.wrapping_add(gva.page_offset()));
+            }
+        }
+        let gpa = self.translate(gva, Access::FETCH.at_cpl(key.cpl), context)?;
+        self.code = CodePage {
+            key,
+            found: Some(gpa.page_base()),
+        };
+        Ok(gpa)
+    }
+
     /// Length of the exiting instruction.
     #[inline]
     pub fn instruction_length(&mut self, context: Context) -> Handled<u8> {
@@ -138,10 +192,9 @@ impl<V: Vendor> Vcpu<V> {
         }
         let gva = self.linear_rip();
         if gva.page_offset() <= PAGE_SIZE - 8 {
-            let access = Access::FETCH.at_cpl(self.hw.cpl());
-            let mut reader = self.reader(context);
-            let gpa = self.translate_with(&mut reader, gva, access)?;
-            if let Some(length) = reader.peek_u64(gpa).and_then(plain_length) {
+            let gpa = self.translate_code(gva, context)?;
+            let head = self.reader(context).peek_u64(gpa);
+            if let Some(length) = head.and_then(plain_length) {
                 return Ok(length);
             }
         }
@@ -151,21 +204,22 @@ impl<V: Vendor> Vcpu<V> {
     /// The exiting instruction.
     pub fn instruction(&mut self, context: Context) -> Handled<Insn> {
         let fetched = self.fetch(context)?;
-        match decode::decode(fetched.as_slice(), self.mode()) {
-            Ok(insn) => Ok(insn),
-            Err(_) => Err(Stop::Unhandleable),
-        }
+        let mode = self.mode();
+        self.decoded
+            .decode(self.regs.rip, fetched.as_slice(), mode)
+            .map_err(|_| Stop::Unhandleable)
     }
 
     /// The bytes at CS:RIP, up to the longest an instruction can be. Bytes on
     /// a second page may be missing if that page is.
+    #[inline]
     pub fn fetch(&mut self, context: Context) -> Handled<Fetched> {
         let gva = self.linear_rip();
         let access = Access::FETCH.at_cpl(self.hw.cpl());
         let first = ((PAGE_SIZE - gva.page_offset()) as usize).min(MAX_LENGTH);
         let mut fetched = Fetched::default();
         let (head, tail) = fetched.bytes.split_at_mut(first);
-        let gpa = self.translate(gva, access, context)?;
+        let gpa = self.translate_code(gva, context)?;
         self.read_code(gpa, head, context)?;
         fetched.len = first as u8;
         if tail.is_empty() {

@@ -25,6 +25,7 @@ use crate::pc::emulate::EmuContext;
 use crate::pc::emulate::Mmio;
 use crate::pc::emulate::Outcome;
 use crate::pc::emulate::Pio;
+use crate::pc::emulate::SimpleMove;
 use crate::pc::emulate::Target;
 use crate::pc::nested::Access as NestedAccess;
 use crate::pc::regs::CpuMode;
@@ -58,6 +59,14 @@ struct PioData {
     count: u32,
 }
 
+/// A plain move that userspace has been asked about.
+pub struct DeviceMove {
+    insn: Insn,
+    access: SimpleMove,
+    /// Address of the instruction.
+    rip: u64,
+}
+
 /// An instruction being emulated.
 pub struct Emulation {
     insn: Insn,
@@ -89,7 +98,93 @@ impl<V: Vendor> Vcpu<V> {
         if fault.fetch || fault.table_walk {
             return Err(Stop::Unhandleable);
         }
-        self.emulate(None, context)
+        if matches!(self.pending, Pending::Emulation(_)) {
+            return self.emulate(None, context);
+        }
+        let insn = self.instruction(context)?;
+        match emulate::simple_move(&insn, &self.regs.gprs, fault.gpa) {
+            Some(access) if access.write == fault.write => {
+                self.device_move(&insn, access, fault.gpa)
+            }
+            _ => self.emulate(Some(insn), context),
+        }
+    }
+
+    /// A plain move between a register and a device: the processor has done
+    /// everything but the access.
+    fn device_move(&mut self, insn: &Insn, access: SimpleMove, gpa: Gpa) -> Handled {
+        let size = usize::from(access.size);
+        let mut step = Step::Resume;
+        let mut bytes = access.data.to_le_bytes();
+        let data = bytes.get_mut(..size).ok_or(Stop::Unhandleable)?;
+        let answered = match (self.apic_offset(gpa), access.write) {
+            (Some(offset), true) => {
+                step = self.apic_page_write(offset, access.size, access.data as u32);
+                true
+            }
+            (Some(offset), false) => {
+                let value = self.apic_page_read(offset, access.size);
+                for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+                    *to = from;
+                }
+                true
+            }
+            (None, true) => self.vm.mmio_write(gpa, data),
+            (None, false) => self.vm.mmio_read(gpa, data),
+        };
+        if answered {
+            let after = self.finish_move(insn, access.write, u64::from_le_bytes(bytes))?;
+            return Ok(if after == Step::Resume { step } else { after });
+        }
+        self.set_mmio_exit(Mmio {
+            gpa,
+            data: access.data,
+            len: access.size,
+            write: access.write,
+        });
+        self.pending = Pending::Move(DeviceMove {
+            insn: *insn,
+            access,
+            rip: self.regs.rip,
+        });
+        Ok(Step::User)
+    }
+
+    fn finish_move(&mut self, insn: &Insn, write: bool, data: u64) -> Handled {
+        if !write {
+            emulate::finish_read(insn, &mut self.regs.gprs, data);
+        }
+        self.advance(insn.length)
+    }
+
+    /// Completes a plain move that userspace has answered.
+    pub fn complete_move(&mut self, pending: DeviceMove) -> Handled {
+        if pending.rip != self.regs.rip {
+            return Ok(Step::Resume);
+        }
+        let data = self.mmio_answer(pending.access.size);
+        self.finish_move(&pending.insn, pending.access.write, data)
+    }
+
+    /// The bytes that userspace gives for a read.
+    fn mmio_answer(&self, len: u8) -> u64 {
+        let answer: uapi::kvm_run_mmio = self.run.exit();
+        let unused = u32::from(8u8.saturating_sub(len)) * 8;
+        let data = u64::from_le_bytes(answer.data);
+        data.wrapping_shl(unused).wrapping_shr(unused)
+    }
+
+    fn set_mmio_exit(&self, access: Mmio) {
+        self.run.set_exit(
+            uapi::KVM_EXIT_MMIO,
+            uapi::kvm_run_mmio {
+                phys_addr: access.gpa.0,
+                data: access.data.to_le_bytes(),
+                len: u32::from(access.len),
+                is_write: u8::from(access.write),
+                pad: [0; 3],
+            },
+        );
     }
 
     /// Maps guest memory; `None` if there is none at that address.
@@ -175,16 +270,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn exit_mmio(&mut self, access: Mmio, emulation: Emulation) -> Step {
-        self.run.set_exit(
-            uapi::KVM_EXIT_MMIO,
-            uapi::kvm_run_mmio {
-                phys_addr: access.gpa.0,
-                data: access.data.to_le_bytes(),
-                len: u32::from(access.len),
-                is_write: u8::from(access.write),
-                pad: [0; 3],
-            },
-        );
+        self.set_mmio_exit(access);
         self.pending = Pending::Emulation(emulation);
         Step::User
     }
@@ -211,13 +297,7 @@ impl<V: Vendor> Vcpu<V> {
         match core::mem::replace(&mut emulation.asked, Asked::Nothing) {
             Asked::Nothing => {}
             Asked::Mmio(access) => {
-                let answer: uapi::kvm_run_mmio = self.run.exit();
-                let unused = u32::from(8u8.saturating_sub(access.len)) * 8;
-                let data = u64::from_le_bytes(answer.data);
-                // Only the bytes asked for.
-                emulation
-                    .log
-                    .complete(data.wrapping_shl(unused).wrapping_shr(unused));
+                emulation.log.complete(self.mmio_answer(access.len));
             }
             Asked::Pio(access) => {
                 let first = self.pio_data(0, access.size);

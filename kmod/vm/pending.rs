@@ -5,6 +5,7 @@
 //! KVM_RUN returns in the middle of an instruction; the next KVM_RUN, even one
 //! with `immediate_exit` set, completes it first (KVM API document, 5).
 
+use super::mmio::DeviceMove;
 use super::mmio::Emulation;
 
 /// An instruction that waits for userspace.
@@ -30,6 +31,8 @@ pub enum Pending {
         /// The instruction's own address.
         rip: u64,
     },
+    /// A plain move from or to a device.
+    Move(DeviceMove),
     /// An instruction being emulated: MMIO, or string I/O.
     Emulation(Emulation),
     /// RDMSR or WRMSR that userspace handles.

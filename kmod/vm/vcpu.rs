@@ -9,6 +9,7 @@
 use super::clock::VcpuClock;
 use super::debug::Debug;
 use super::events::EventQueue;
+use super::instruction::CodePage;
 use super::memory::VcpuMmu;
 use super::model::Model;
 use super::pending::Pending;
@@ -27,6 +28,7 @@ use crate::host::task::WaitCell;
 use crate::hw::Registers;
 use crate::hw::Vendor;
 use crate::hw::VmSetup;
+use crate::pc::decode::DecodeCache;
 use crate::pc::lapic::regs::base as apic_base;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
@@ -154,6 +156,10 @@ pub struct Vcpu<V: Vendor> {
     pub last_cpu: Option<u32>,
     /// CPUID and MSRs.
     pub model: KBox<Model>,
+    /// Where the guest's code was found last.
+    pub code: CodePage,
+    /// Instructions decoded lately.
+    pub decoded: DecodeCache,
     /// Tables for the next nested page fault.
     pub mmu: VcpuMmu,
     /// Exits so far.
@@ -201,6 +207,8 @@ impl<V: Vendor> Vcpu<V> {
             sipi_pending: None,
             sigmask: None,
             last_cpu: None,
+            code: CodePage::default(),
+            decoded: DecodeCache::new(),
             mmu: VcpuMmu::new(),
             exits: 0,
             lapic,
