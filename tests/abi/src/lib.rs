@@ -15,6 +15,7 @@ pub mod harness;
 pub mod ioctls;
 pub mod layout;
 pub mod lists;
+pub mod memory_info;
 pub mod signals;
 pub mod sys;
 pub mod vcpu;
