@@ -23,7 +23,6 @@ const CONTROL_MASK_ALL: u16 = 1 << 14;
 pub const CONTROL_WRITABLE: u16 = CONTROL_ENABLE | CONTROL_MASK_ALL;
 
 const ENTRY_SIZE: usize = 16;
-const ENTRY_DATA: usize = 8;
 const ENTRY_CONTROL: usize = 12;
 const ENTRY_MASKED: u8 = 1 << 0;
 
@@ -76,8 +75,6 @@ impl Vector {
         }
     }
 }
-
-const _: () = assert!(ENTRY_DATA == 8 && ENTRY_CONTROL == 12);
 
 /// A function's vectors.
 pub struct Msix {
