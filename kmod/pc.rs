@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod clock;
 pub mod control;
 pub mod cpuid;
 pub mod decode;
@@ -16,6 +17,7 @@ pub mod emulate;
 pub mod ioapic;
 pub mod irq;
 pub mod lapic;
+pub mod msr;
 pub mod nested;
 pub mod pic;
 pub mod pit;

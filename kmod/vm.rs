@@ -28,6 +28,7 @@ pub mod msr_filter;
 pub mod pending;
 pub mod pit;
 pub mod port_io;
+pub mod pv_eoi;
 pub mod request;
 pub mod run;
 pub mod run_page;

@@ -232,7 +232,7 @@ impl<'t, F: Format> Reader<'t, F> {
     /// The leaf for `gfn`, if it is mapped. The processor and other readers may
     /// be changing it.
     pub fn lookup(&self, gfn: Gfn) -> Option<(Entry<F>, Level)> {
-        let place = self.walk().descend(gfn, 1);
+        let place = self.walk().descend(gfn);
         let size = Level::of_table(place.level)?;
         place
             .entry

@@ -13,6 +13,7 @@ use super::addr::Gpa;
 use super::control::{self, Controls};
 use super::cpuid::{Feature, GuestCaps, Vendor};
 use super::regs::Efer;
+use crate::uapi as abi;
 
 mod check;
 pub mod filter;
@@ -161,9 +162,7 @@ impl MsrFile {
     /// `vendor` and `arch_capabilities` are the host's; the VMM sets what its
     /// guest is to see.
     pub fn new(vendor: Vendor, arch_capabilities: u64) -> Self {
-        let mut file = Self {
-            values: [0; SLOTS],
-        };
+        let mut file = Self { values: [0; SLOTS] };
         file.put(Slot::MISC_ENABLE, MISC_ENABLE_UNAVAILABLE);
         file.put(Slot::PLATFORM_INFO, PLATFORM_INFO_CPUID_FAULTS);
         file.put(Slot::POLL_CONTROL, 1);
@@ -423,8 +422,6 @@ impl MsrFile {
     }
 }
 
-use crate::uapi as abi;
-
 /// The address in an MSR whose bit 0 enables it.
 const fn enabled(value: u64, low_bits: u64) -> Option<Gpa> {
     if value & abi::KVM_MSR_ENABLED != 0 {
@@ -482,6 +479,3 @@ fn linear_bits(caps: &GuestCaps) -> u32 {
         48
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,27 +1,316 @@
-//! stub
-use crate::vm::timer::GuestTime;
-use crate::hw::Vendor;
-use crate::vm::Vm;
-use crate::vm::vcpu::Vcpu;
-use crate::uapi::*;
-use kernel::prelude::*;
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's clocks: its TSC, the system time it computes from that, its
+//! wall clock and its steal time. The last three are records in guest memory.
+//!
+//! System time goes at the rate of the TSC: it is the host's raw clock less
+//! where that was when the VM was made.
+//!
+//! Lock order: the mutexes here are innermost, and held to copy only.
+
+use super::request::Request;
+use super::timer::GuestTime;
+use super::vcpu::Vcpu;
+use super::Vm;
 use crate::host::cpu;
-pub struct VmClock;
-impl VmClock { pub fn new()->Self{Self} pub fn guest_time(&self)->GuestTime{ GuestTime{tsc_offset:cpu::rdtsc().wrapping_neg(), tsc_khz:cpu::tsc_khz()} } }
-pub struct VcpuClock;
-impl VcpuClock { pub fn new()->Self{Self} }
-impl<V: Vendor> Vm<V> {
-pub fn check_tsc_khz(&self,_k:u64)->Result{Ok(())}
-pub fn get_clock(&self)->Result<kvm_clock_data>{Err(EINVAL)}
-pub fn set_clock(&self,_c:&kvm_clock_data)->Result{Err(EINVAL)}
-pub fn set_tsc_khz(&self,_c:u64)->Result<isize>{Err(EINVAL)}
-pub fn get_tsc_khz(&self)->Result<isize>{Ok(cpu::tsc_khz() as isize)}
-}
-impl<V: Vendor> Vcpu<V> {
-pub fn update_clock(&mut self){}
-pub fn clock_was_stopped(&mut self)->Result{Err(EINVAL)}
-}
-pub const ADJUST_FLAGS: u32 = 0;
+use crate::host::task;
+use crate::host::time;
+use crate::host::time::Clocks;
+use crate::hw::Vendor;
+use crate::pc::addr::Gpa;
+use crate::pc::clock;
+use crate::pc::clock::Moment;
+use crate::pc::clock::Scale;
+use crate::pc::clock::WrittenTsc;
+use crate::pc::lapic::Clock;
 use crate::pc::msr::Effect;
-impl VmClock { pub fn offset_for_written_tsc(&self, v:u64)->u64{ v.wrapping_sub(cpu::rdtsc()) } pub fn wall_clock_address(&self)->u64{0} }
-impl<V: Vendor> Vcpu<V> { pub fn clock_changed(&mut self,_e:Effect){} }
+use crate::uapi;
+use crate::uapi::kvm_clock_data;
+use crate::uapi::kvm_steal_time;
+use crate::uapi::pvclock_vcpu_time_info;
+use crate::uapi::pvclock_wall_clock;
+use crate::uapi::Pod;
+use core::mem::offset_of;
+use core::mem::size_of;
+use core::pin::Pin;
+use core::sync::atomic::fence;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Mutex;
+
+/// What KVM_CAP_ADJUST_CLOCK says: the flags KVM_GET_CLOCK can set.
+pub const ADJUST_FLAGS: u32 =
+    uapi::KVM_CLOCK_TSC_STABLE | uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC;
+
+/// Tolerance of a TSC frequency, in parts per million, that needs no scaling.
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// The clocks that a VM's vCPUs share.
+pub struct VmClock {
+    /// Added to the host's raw clock.
+    offset: AtomicU64,
+    wall_clock: AtomicU64,
+    written: Pin<KBox<Mutex<WrittenTsc>>>,
+}
+
+impl VmClock {
+    /// System time begins now.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        let start = Clocks::read().raw_boottime();
+        Ok(Self {
+            offset: AtomicU64::new(start.wrapping_neg()),
+            wall_clock: AtomicU64::new(0),
+            written: KBox::pin_init(
+                new_mutex!(WrittenTsc::default(), "kvm tsc"),
+                GFP_KERNEL_ACCOUNT,
+            )?,
+        })
+    }
+
+    fn system_time(&self, clocks: &Clocks) -> u64 {
+        clocks
+            .raw_boottime()
+            .wrapping_add(self.offset.load(Ordering::Relaxed))
+    }
+
+    /// The TSC of a new vCPU: 0 when the VM's first one was made.
+    pub fn guest_time(&self) -> GuestTime {
+        GuestTime {
+            tsc_offset: self.offset_for_written_tsc(0),
+            tsc_khz: cpu::tsc_khz(),
+        }
+    }
+
+    /// The offset of a vCPU's TSC that userspace sets to `value`.
+    pub fn offset_for_written_tsc(&self, value: u64) -> u64 {
+        let (tsc, now) = (cpu::rdtsc_ordered(), time::monotonic_ns());
+        self.written.lock().write(value, tsc, now, cpu::tsc_khz())
+    }
+
+    /// The value of MSR_KVM_WALL_CLOCK.
+    pub fn wall_clock_address(&self) -> u64 {
+        self.wall_clock.load(Ordering::Relaxed)
+    }
+}
+
+/// The records of one vCPU.
+pub struct VcpuClock {
+    scale: Scale,
+    stopped: bool,
+    /// `sched_run_delay_ns` when steal time was written last.
+    run_delay: u64,
+    steal_time: Option<Gpa>,
+}
+
+impl VcpuClock {
+    /// No records.
+    pub fn new() -> Self {
+        Self {
+            scale: Scale::of_khz(cpu::tsc_khz()),
+            stopped: false,
+            run_delay: 0,
+            steal_time: None,
+        }
+    }
+}
+
+impl<V: Vendor> Vm<V> {
+    /// Whether a vCPU can have a TSC of `khz`: the processor does not scale it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`.
+    pub fn check_tsc_khz(&self, khz: u64) -> Result {
+        let host = u64::from(cpu::tsc_khz());
+        let tolerance = host * TSC_TOLERANCE_PPM / 1_000_000;
+        // 0 is the host's.
+        if khz == 0 || khz.abs_diff(host) <= tolerance {
+            return Ok(());
+        }
+        Err(EINVAL)
+    }
+
+    /// KVM_SET_TSC_KHZ of a VM.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when there are vCPUs, or for a frequency other than the host's.
+    pub fn set_tsc_khz(&self, khz: u64) -> Result<isize> {
+        if self.vcpus.len() != 0 {
+            return Err(EINVAL);
+        }
+        self.check_tsc_khz(khz)?;
+        Ok(0)
+    }
+
+    /// KVM_GET_TSC_KHZ of a VM.
+    pub fn get_tsc_khz(&self) -> Result<isize> {
+        Ok(cpu::tsc_khz() as isize)
+    }
+
+    /// KVM_GET_CLOCK.
+    pub fn get_clock(&self) -> Result<kvm_clock_data> {
+        let clocks = Clocks::read();
+        let mut flags = uapi::KVM_CLOCK_REALTIME;
+        if clocks.from_tsc {
+            flags |= uapi::KVM_CLOCK_TSC_STABLE | uapi::KVM_CLOCK_HOST_TSC;
+        }
+        Ok(kvm_clock_data {
+            clock: self.clock.system_time(&clocks),
+            flags,
+            realtime: clocks.realtime,
+            host_tsc: clocks.tsc,
+            ..kvm_clock_data::default()
+        })
+    }
+
+    /// KVM_SET_CLOCK.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for flags other than KVM_CLOCK_REALTIME.
+    pub fn set_clock(&self, data: &kvm_clock_data) -> Result {
+        // What KVM_GET_CLOCK tells beyond the time may come back.
+        if data.flags & !ADJUST_FLAGS != 0 {
+            return Err(EINVAL);
+        }
+        let clocks = Clocks::read();
+        let mut value = data.clock;
+        if data.flags & uapi::KVM_CLOCK_REALTIME != 0 {
+            // The time since the value was read counts.
+            value = value.wrapping_add(clocks.realtime.saturating_sub(data.realtime));
+        }
+        let offset = value.wrapping_sub(clocks.raw_boottime());
+        self.clock.offset.store(offset, Ordering::Relaxed);
+        self.vcpus.request_all(Request::CLOCK);
+        Ok(())
+    }
+
+    fn write_wall_clock(&self, record: Gpa) {
+        self.clock.wall_clock.store(record.0, Ordering::Relaxed);
+        if record.0 == 0 {
+            return;
+        }
+        let clocks = Clocks::read();
+        let system_time = self.clock.system_time(&clocks);
+        self.write_versioned(record, |version| {
+            clock::wall_clock(clocks.realtime, system_time, version)
+        });
+    }
+
+    /// Writes a record whose first field is a version: odd while it is written.
+    /// What the guest has not backed by memory it does not get.
+    fn write_versioned<T: Pod>(&self, record: Gpa, make: impl FnOnce(u32) -> T) {
+        const {
+            assert!(offset_of!(pvclock_vcpu_time_info, version) == 0);
+            assert!(offset_of!(pvclock_wall_clock, version) == 0);
+        }
+        let view = self.memory.enter();
+        let mut old = [0; size_of::<u32>()];
+        if view.read(record, &mut old).is_err() {
+            return;
+        }
+        let odd = u32::from_le_bytes(old) | 1;
+        let even = odd.wrapping_add(1);
+        let value = make(odd);
+        let written = view.write(record, value.as_bytes());
+        fence(Ordering::Release);
+        if written.is_ok() {
+            let _ = view.write(record, &even.to_le_bytes());
+        }
+    }
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// An MSR of the clocks has been written.
+    pub fn clock_changed(&mut self, effect: Effect) {
+        match effect {
+            Effect::WallClock { record } => self.wall_clock_pending = Some(record),
+            Effect::StealTime(record) => {
+                self.clock.steal_time = record;
+                self.clock.run_delay = task::sched_run_delay_ns();
+            }
+            Effect::PvEoi(record) => self.pv_eoi = record,
+            _ => {}
+        }
+        self.shared.requests.add(Request::CLOCK);
+    }
+
+    /// Writes the records of the clocks.
+    pub fn update_clock(&mut self) {
+        if let Some(record) = self.wall_clock_pending.take() {
+            self.vm.write_wall_clock(record);
+        }
+        let Some(record) = self.model.msrs.system_time() else {
+            return;
+        };
+        let clocks = Clocks::read();
+        let moment = Moment {
+            tsc: clocks.tsc.wrapping_add(self.time.tsc_offset),
+            system_time: self.vm.clock.system_time(&clocks),
+            stable: clocks.from_tsc && cpu::tsc_stable(),
+            stopped: core::mem::take(&mut self.clock.stopped),
+        };
+        let scale = self.clock.scale;
+        self.vm.write_versioned(record, |version| {
+            clock::time_info(&moment, scale, version)
+        });
+    }
+
+    /// KVM_KVMCLOCK_CTRL: the guest is told that it was stopped.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the guest does not use the clock.
+    pub fn clock_was_stopped(&mut self) -> Result {
+        if self.model.msrs.system_time().is_none() {
+            return Err(EINVAL);
+        }
+        self.clock.stopped = true;
+        self.shared.requests.add(Request::CLOCK);
+        Ok(())
+    }
+
+    /// Adds the time the thread has waited for a CPU to the guest's steal time.
+    #[inline]
+    pub fn account_steal(&mut self) {
+        let Some(record) = self.clock.steal_time else {
+            return;
+        };
+        let delay = task::sched_run_delay_ns();
+        if delay != self.clock.run_delay {
+            let stolen = delay.wrapping_sub(self.clock.run_delay);
+            self.clock.run_delay = delay;
+            self.write_steal_time(record, stolen);
+        }
+    }
+
+    fn write_steal_time(&self, record: Gpa, stolen: u64) {
+        let view = self.vm.memory.enter();
+        let mut time = kvm_steal_time::zeroed();
+        if view.read(record, time.as_bytes_mut()).is_err() {
+            return;
+        }
+        let version = record.wrapping_add(offset_of!(kvm_steal_time, version) as u64);
+        let odd = time.version | 1;
+        if view.write(version, &odd.to_le_bytes()).is_err() {
+            return;
+        }
+        fence(Ordering::Release);
+        let steal = time.steal.wrapping_add(stolen);
+        let _ = view.write(record, &steal.to_le_bytes());
+        fence(Ordering::Release);
+        let _ = view.write(version, &odd.wrapping_add(1).to_le_bytes());
+    }
+
+    /// The guest's TSC now.
+    pub fn guest_tsc(&self) -> u64 {
+        self.time.guest_tsc()
+    }
+}

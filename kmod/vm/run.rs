@@ -144,6 +144,7 @@ impl<V: Vendor> Vcpu<V> {
                 self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
                 return Ok(());
             }
+            self.account_steal();
             let (mut step, exit) = self.run_guest();
             if step == Step::Sleep {
                 let handled = self.handle(exit, Context::Sleepable);
@@ -280,6 +281,7 @@ impl<V: Vendor> Vcpu<V> {
     /// Takes what was posted, and hands the next event to the processor.
     #[inline]
     fn deliver_events(&mut self) {
+        self.settle_pv_eoi();
         if self.shared.apic.is_on() {
             self.take_posted();
         }
@@ -290,6 +292,7 @@ impl<V: Vendor> Vcpu<V> {
         };
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
+        self.offer_pv_eoi();
         // A VMM that models the local APIC sees every write.
         let watch = self.lapic.as_ref().map_or(true, is_blocked_by_tpr);
         self.hw.intercept_cr8_write(watch);

@@ -52,6 +52,7 @@ impl<V: Vendor> Vm<V> {
         )?;
         let chip = Chip::new()?;
         let bus = Bus::new()?;
+        let clock = VmClock::new()?;
         let settings = Arc::new(Settings::default(), GFP_KERNEL_ACCOUNT)?;
         let msr_filter = MsrFilter::new()?;
         Arc::pin_init(
@@ -60,7 +61,7 @@ impl<V: Vendor> Vm<V> {
                 vcpus,
                 chip,
                 bus,
-                clock: VmClock::new(),
+                clock,
                 settings,
                 msr_filter,
                 creation <- new_mutex!((), "kvm creation"),

@@ -28,6 +28,7 @@ use crate::host::task::WaitCell;
 use crate::hw::Registers;
 use crate::hw::Vendor;
 use crate::hw::VmSetup;
+use crate::pc::addr::Gpa;
 use crate::pc::decode::DecodeCache;
 use crate::pc::lapic::regs::base as apic_base;
 use crate::pc::lapic::Lapic;
@@ -146,6 +147,10 @@ pub struct Vcpu<V: Vendor> {
     pub time: GuestTime,
     /// Clocks that the guest reads from memory.
     pub clock: VcpuClock,
+    /// The guest wants its wall clock written there.
+    pub wall_clock_pending: Option<Gpa>,
+    /// The guest's flag for paravirtual EOI.
+    pub pv_eoi: Option<Gpa>,
     /// An INIT has arrived.
     pub init_pending: bool,
     /// A startup IPI has arrived, for this page.
@@ -203,6 +208,8 @@ impl<V: Vendor> Vcpu<V> {
             timer: timer::new(&shared)?,
             time: vm.clock.guest_time(),
             clock: VcpuClock::new(),
+            wall_clock_pending: None,
+            pv_eoi: None,
             init_pending: false,
             sipi_pending: None,
             sigmask: None,

@@ -2,9 +2,11 @@
 
 //! From a host virtual address to the page behind it.
 //!
-//! All of this is about the calling task's own memory. A [`Pinned`] page is
-//! held for the moment in which it is entered into a nested table and then let
-//! go: from there on the MMU notifier keeps the table true.
+//! All of this is about the calling task's own memory. Nothing is kept: an
+//! address goes into a nested table, and the MMU notifier keeps that true.
+//! Memory that the process has mapped already is found by looking
+//! ([`look`]); [`fault_in`] does what a touch would; for what both leave over
+//! there is `get_user_pages` ([`pin`]).
 //!
 //! Memory without `struct page` (`VM_IO`, `VM_PFNMAP`: a device's registers) is
 //! refused with [`PinError::Fault`].
@@ -50,16 +52,6 @@ impl Pinned {
     pub fn is_writable(&self) -> bool {
         self.writable
     }
-
-    /// Notes that a guest can write the page from now on.
-    ///
-    /// To be called under the lock under which the notifier would take the page
-    /// away, so that the process still maps it.
-    #[inline]
-    pub fn mark_dirty(&self) {
-        // SAFETY: By the invariant a live page.
-        unsafe { bindings::iv_page_dirty(self.page.as_ptr()) };
-    }
 }
 
 impl Drop for Pinned {
@@ -68,6 +60,58 @@ impl Drop for Pinned {
         // SAFETY: By the invariant there is a reference to drop.
         unsafe { bindings::iv_page_put(self.page.as_ptr()) };
     }
+}
+
+/// A page that the process's page table had when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Physical address of the page.
+    pub hpa: Hpa,
+    /// How much of the process's memory around it is in one piece with it.
+    pub size: Level,
+    /// The process may write it.
+    pub writable: bool,
+}
+
+impl Found {
+    /// Notes that a guest can write the page from now on.
+    ///
+    /// # Safety
+    ///
+    /// The process still maps the page: as when the lock is held under which
+    /// the notifier would take the page away, and it has nothing to report.
+    #[inline]
+    pub unsafe fn mark_dirty(self) {
+        // SAFETY: By the contract memory in use, so it has a `struct page`.
+        unsafe { bindings::iv_page_dirty(self.hpa.0) };
+    }
+}
+
+/// Looks up what the process's page table maps at `hva` and allows. `None` when
+/// that takes more than looking. Does not sleep.
+///
+/// What is found may be gone before this returns: read the invalidation
+/// sequence first, check it afterwards under the lock.
+#[inline]
+pub fn look(hva: Hva, write: bool) -> Option<Found> {
+    let mut hpa = 0;
+    let mut writable = false;
+    // SAFETY: Walks the calling task's own tables with interrupts off.
+    let shift = unsafe { bindings::iv_host_page(hva.0 as usize, write, &mut hpa, &mut writable) };
+    Some(Found {
+        hpa: Hpa(hpa),
+        size: level_of_shift(shift)?,
+        writable,
+    })
+}
+
+/// Brings the page at `hva` in as a touch by the process would, without touching
+/// it. Whether it can be expected to be there now; if not, [`pin`] tells why.
+/// May sleep.
+#[inline]
+pub fn fault_in(hva: Hva, write: bool) -> bool {
+    // SAFETY: Acts on the calling task's own memory.
+    unsafe { bindings::iv_fault_in(hva.0 as usize, write) }
 }
 
 /// The page at `hva`, for reading or for writing too, brought in if need be.
@@ -83,29 +127,14 @@ pub fn pin(hva: Hva, write: bool) -> Result<Pinned, PinError> {
     if let Some(pinned) = pin_present(hva, true) {
         return Ok(pinned);
     }
-    // Read-only, or not there. A read of a page that is there is common: code,
-    // and memory that the process shares.
-    if !write {
-        if let Some(pinned) = pin_present(hva, false) {
-            return Ok(pinned);
-        }
-    }
-    // SAFETY: Acts on the calling task's own memory; the contract of this
-    // function allows sleeping.
-    if unsafe { bindings::iv_fault_in(hva.0 as usize, write) } {
-        // What has just been brought in is often writable: private memory, shmem.
-        let brought_in = pin_present(hva, true);
-        let brought_in = brought_in.or_else(|| (!write).then(|| pin_present(hva, false))?);
-        if let Some(pinned) = brought_in {
-            return Ok(pinned);
-        }
+    if let Some(pinned) = pin_present(hva, write) {
+        return Ok(pinned);
     }
     bring_in(hva, write)
 }
 
 /// The page at `hva` if the process has it mapped already. Does not sleep.
-#[inline]
-pub fn pin_present(hva: Hva, write: bool) -> Option<Pinned> {
+fn pin_present(hva: Hva, write: bool) -> Option<Pinned> {
     let mut page = ptr::null_mut();
     // SAFETY: `page` receives the result; any address may be asked for.
     let found = unsafe { bindings::iv_gup_fast(hva.0 as usize, write, &mut page) };
@@ -153,11 +182,17 @@ fn pin_error(error: i32) -> PinError {
 #[inline]
 pub fn host_level(hva: Hva) -> Option<Level> {
     // SAFETY: Walks the calling task's own tables with interrupts off.
-    match unsafe { bindings::iv_host_mapping_shift(hva.0 as usize) } {
-        0 => None,
-        30 => Some(Level::Size1G),
+    level_of_shift(unsafe { bindings::iv_host_mapping_shift(hva.0 as usize) })
+}
+
+/// The leaf of `1 << shift` bytes.
+#[inline]
+fn level_of_shift(shift: u32) -> Option<Level> {
+    match shift {
+        12 => Some(Level::Size4K),
         21 => Some(Level::Size2M),
-        _ => Some(Level::Size4K),
+        30 => Some(Level::Size1G),
+        _ => None,
     }
 }
 

@@ -150,10 +150,90 @@ void iv_page_put(struct page *page)
  * invalidation takes), so the filesystem knows of the writer already; what may
  * be missing is the flag, for a table entry that is writable but clean.
  */
-void iv_page_dirty(struct page *page)
+void iv_page_dirty(u64 phys)
 {
+	struct page *page = pfn_to_page(PHYS_PFN(phys));
+
 	if (!PageReserved(page) && !PageDirty(page))
 		SetPageDirty(page);
+}
+
+/*
+ * Pages that a guest may have because the process's page table does: memory of
+ * the process's own, shmem and hugetlb. The rest (files, secretmem, what has no
+ * struct page) is for get_user_pages() to decide.
+ */
+static bool iv_is_plain(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return folio_test_anon(folio) || folio_test_swapbacked(folio) ||
+	       folio_test_hugetlb(folio);
+}
+
+static unsigned int iv_host_leaf(struct page *page, unsigned long hva,
+				 unsigned int shift, u64 *phys)
+{
+	if (!iv_is_plain(page))
+		return 0;
+	*phys = page_to_phys(page) | (hva & (BIT(shift) - 1) & PAGE_MASK);
+	return shift;
+}
+
+/*
+ * What the process's page table maps at hva, without a reference: log2 of the
+ * bytes of the entry (12, 21 or 30), the physical address of hva's page and
+ * whether the entry lets the process write. 0 if that needs more than a look:
+ * nothing there, not for this access, or no plain memory.
+ *
+ * Interrupts off keep the tables from being freed under the walk; that the
+ * answer is still true when it is used is for the caller to make sure of.
+ */
+unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
+			  bool *writable)
+{
+	unsigned int shift = 0;
+	unsigned long flags;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+	pte_t pte;
+
+	local_irq_save(flags);
+	pgd = READ_ONCE(*pgd_offset(current->mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (!pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		*writable = pud_access_permitted(pud, true);
+		if (pud_access_permitted(pud, write) && !pud_special(pud))
+			shift = iv_host_leaf(pud_page(pud), hva, PUD_SHIFT,
+					     phys);
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (!pmd_present(pmd))
+		goto out;
+	if (pmd_leaf(pmd)) {
+		*writable = pmd_access_permitted(pmd, true);
+		if (pmd_access_permitted(pmd, write) && !pmd_special(pmd))
+			shift = iv_host_leaf(pmd_page(pmd), hva, PMD_SHIFT,
+					     phys);
+		goto out;
+	}
+	pte = READ_ONCE(*pte_offset_kernel(&pmd, hva));
+	*writable = pte_access_permitted(pte, true);
+	if (pte_access_permitted(pte, write) && !pte_special(pte))
+		shift = iv_host_leaf(pte_page(pte), hva, PAGE_SHIFT, phys);
+out:
+	local_irq_restore(flags);
+	return shift;
 }
 
 /*

@@ -30,7 +30,9 @@ bool iv_fault_in(unsigned long hva, bool write);
 int iv_gup_slow(unsigned long hva, bool write, struct page **page);
 u64 iv_page_phys(struct page *page);
 void iv_page_put(struct page *page);
-void iv_page_dirty(struct page *page);
+void iv_page_dirty(u64 phys);
+unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
+			  bool *writable);
 unsigned int iv_host_mapping_shift(unsigned long hva);
 void iv_send_hwpoison(unsigned long hva);
 struct mm_struct *iv_current_mm(void);

@@ -5,7 +5,6 @@
 //! Every change is one compare-and-exchange of one entry. One that fails means
 //! that someone else, or the processor, has changed the entry: look again.
 
-use super::walk::place;
 use super::walk::Place;
 use super::walk::Walk;
 use super::Access;
@@ -31,17 +30,9 @@ pub(super) fn map<F: Format>(
     permissions: Permissions,
     cache: &mut TableCache,
 ) -> Result<Installed, NoTables> {
-    let mut inside = walk.root();
-    let mut level = walk.table.levels;
     loop {
-        let here = place(inside, gfn, level);
-        if here.entry.is_table(level) {
-            // SAFETY: Just read from a table of this walk.
-            inside = unsafe { walk.below(here.entry) };
-            level = level.saturating_sub(1);
-            continue;
-        }
-        let wanted = wanted_leaf(walk, gfn, level, hpa, permissions);
+        let here = walk.descend(gfn);
+        let wanted = wanted_leaf(walk, gfn, here.level, hpa, permissions);
         match wanted {
             Some((own, leaf)) if own <= size => {
                 if let Some(done) = put(walk, &here, own, leaf) {
@@ -106,7 +97,7 @@ pub(super) fn grant<F: Format>(
     largest: Level,
 ) -> bool {
     loop {
-        let here = walk.descend(gfn, 1);
+        let here = walk.descend(gfn);
         if here.entry.allows(access) {
             return here.entry.is_leaf(here.level);
         }

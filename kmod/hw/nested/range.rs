@@ -119,7 +119,7 @@ fn update_table<F: Format>(
     change: &impl Fn(&AtomicU64, Entry<F>) -> bool,
     any: &mut bool,
 ) -> Gfn {
-    let mut here = walk.descend(gfn, 1);
+    let mut here = walk.descend(gfn);
     let behind = block_end(gfn, here.level.saturating_add(1)).min(end);
     loop {
         if here.entry.is_leaf(here.level) {

@@ -10,6 +10,8 @@ use crate::pc::addr::Gfn;
 use crate::pc::nested::block_end;
 use crate::pc::nested::block_start;
 use crate::pc::nested::index;
+use crate::pc::nested::order_of;
+use crate::pc::nested::INDEX_BITS;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 
@@ -63,10 +65,10 @@ impl<'t, F: Format> Walk<'t, F> {
         unsafe { Table::at(self.table.address(entry)) }
     }
 
-    /// The entry for `gfn` in the lowest table there is, but not below `lowest`.
+    /// The entry for `gfn` in the lowest table there is.
     #[inline]
-    pub(super) fn descend(&self, gfn: Gfn, lowest: u8) -> Place<'t, F> {
-        self.descend_while(gfn, |level| level > lowest)
+    pub(super) fn descend(&self, gfn: Gfn) -> Place<'t, F> {
+        self.descend_while(gfn, |_| true)
     }
 
     /// The entry for `gfn` in the lowest table there is, but not below the
@@ -79,14 +81,22 @@ impl<'t, F: Format> Walk<'t, F> {
     ) -> Place<'t, F> {
         let mut inside = self.root();
         let mut level = self.table.levels;
+        let mut shift = order_of(level);
         loop {
-            let place = place(inside, gfn, level);
-            if !place.entry.is_table(level) || !further(level) {
-                return place;
+            let slot = inside.entry(gfn.0.wrapping_shr(shift) as usize);
+            let entry: Entry<F> = load(slot);
+            if !entry.is_table(level) || !further(level) {
+                return Place {
+                    slot,
+                    entry,
+                    level,
+                    inside,
+                };
             }
             // SAFETY: Just read from a table of this walk.
-            inside = unsafe { self.below(place.entry) };
-            level = level.saturating_sub(1);
+            inside = unsafe { self.below(entry) };
+            level = level.wrapping_sub(1);
+            shift = shift.wrapping_sub(INDEX_BITS);
         }
     }
 }

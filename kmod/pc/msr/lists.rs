@@ -13,7 +13,7 @@ use super::PLATFORM_INFO_CPUID_FAULTS;
 /// bits that announce an MSR which is not there: TSX_CTRL (7), the energy
 /// filter (11), XAPIC_DISABLE (21), MCU_OPT_CTRL (18) and others.
 const ARCH_CAPABILITIES_GIVEN: u64 = {
-    let bits: [u32; 21] = [
+    let bits: [u32; 19] = [
         0,  // RDCL_NO
         1,  // IBRS_ALL
         2,  // RSBA
@@ -33,9 +33,6 @@ const ARCH_CAPABILITIES_GIVEN: u64 = {
         27, // RFDS_NO
         28, // RFDS_CLEAR
         62, // ITS_NO
-        // These two are about the hypervisor, which flushes nothing for the
-        // guest's own guests.
-        3, 6,
     ];
     let mut mask = 0;
     let mut next = 0;
@@ -88,11 +85,7 @@ pub fn is_listed(index: u32) -> bool {
 
 /// What `KVM_GET_MSRS` on `/dev/kvm` says of a feature MSR; `None` when it is
 /// not in the list. `host` reads an MSR of the host's, if it has it.
-pub fn feature(
-    index: u32,
-    platform: &Platform,
-    host: &impl Fn(u32) -> Option<u64>,
-) -> Option<u64> {
+pub fn feature(index: u32, platform: &Platform, host: &impl Fn(u32) -> Option<u64>) -> Option<u64> {
     if !features(platform).any(|listed| listed == index) {
         return None;
     }

@@ -315,7 +315,7 @@ const SPEC_CTRL_FEATURES: &[Feature] = &[
 const PRED_CMD_FEATURES: &[Feature] = &[Feature::SPEC_CTRL, Feature::AMD_IBPB, Feature::SBPB];
 
 /// The table, sorted.
-pub const TABLE: [Row; 91] = [
+pub const TABLE: [Row; 87] = [
     // Old machine check registers.
     constant(P5_MC_ADDR, 0).to(P5_MC_TYPE),
     row(TSC, Home::Tsc).listed(Listed::State),
@@ -488,6 +488,7 @@ pub const TABLE: [Row; 91] = [
     // Only that LFENCE serializes can be said, and only by who says so.
     value(DE_CFG, Slot::DE_CFG)
         .check(Check::Bits(1 << 1))
+        .needs(Needs::Amd)
         .listed(Listed::FeatureOnly),
     ignored(BU_CFG2),
     ignored(EX_CFG),

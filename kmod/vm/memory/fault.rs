@@ -7,8 +7,8 @@ use super::FlushRemote;
 use super::VcpuMmu;
 use super::View;
 use crate::host::mm::pin;
+use crate::host::mm::pin::Found;
 use crate::host::mm::pin::PinError;
-use crate::host::mm::pin::Pinned;
 use crate::hw::nested::Access;
 use crate::hw::nested::Format;
 use crate::hw::nested::Installed;
@@ -17,6 +17,7 @@ use crate::hw::nested::Permissions;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::Hva;
+use crate::pc::nested::invalidation::Ticket;
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,31 +84,76 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         write: bool,
         mmu: &mut VcpuMmu,
     ) -> Result<(), Fault> {
-        let memory = self.memory;
         let hva = entry.slot.hva_of(gfn).ok_or(Fault::Mmio)?;
-        let ticket = memory.invalidations.ticket();
-        let page = pin::pin(hva, write).map_err(|error| give_up(hva, error))?;
-        let size = self.leaf_size(entry, gfn, hva);
-        let permissions = permissions(entry, &page, write);
-        let start = Hva(hva.0 & !size.bytes().wrapping_sub(1));
-
-        let reader = memory.nested.read();
-        let end = start.wrapping_add(size.bytes());
-        if !memory.invalidations.allow(ticket, start, end) {
+        let wanted = Wanted {
+            entry,
+            gfn,
+            hva,
+            write,
+        };
+        if self.map_present(&wanted, mmu) {
             return Ok(());
         }
-        let installed = reader.map(gfn, size, page.hpa(), permissions, &mut mmu.tables);
+        if pin::fault_in(hva, write) && self.map_present(&wanted, mmu) {
+            return Ok(());
+        }
+        self.map_pinned(&wanted, mmu)
+    }
+
+    /// Maps what the process's page table has; whether it had anything.
+    fn map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> bool {
+        let ticket = self.memory.invalidations.ticket();
+        let Some(found) = pin::look(wanted.hva, wanted.write) else {
+            return false;
+        };
+        self.install(ticket, wanted, found, mmu);
+        true
+    }
+
+    /// Maps what only `get_user_pages` can get.
+    fn map_pinned(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Result<(), Fault> {
+        let hva = wanted.hva;
+        let ticket = self.memory.invalidations.ticket();
+        let page = pin::pin(hva, wanted.write).map_err(|error| give_up(hva, error))?;
+        let found = Found {
+            hpa: page.hpa(),
+            size: pin::host_level(hva).unwrap_or(Level::Size4K),
+            writable: page.is_writable(),
+        };
+        self.install(ticket, wanted, found, mmu);
+        Ok(())
+    }
+
+    /// Maps what was found since the ticket was taken, unless it may have gone
+    /// meanwhile: then the guest's next try finds out.
+    fn install(&self, ticket: Ticket, wanted: &Wanted<'_>, found: Found, mmu: &mut VcpuMmu) {
+        let Wanted {
+            entry,
+            gfn,
+            hva,
+            write,
+        } = *wanted;
+        let size = self.leaf_size(entry, gfn, found.size);
+        let start = Hva(hva.0 & !size.bytes().wrapping_sub(1));
+        let end = start.wrapping_add(size.bytes());
+        let reader = self.memory.nested.read();
+        if !self.memory.invalidations.allow(ticket, start, end) {
+            return;
+        }
+        let permissions = permissions(entry, found.writable, write);
+        let installed = reader.map(gfn, size, found.hpa, permissions, &mut mmu.tables);
         if permissions.may_write {
-            page.mark_dirty();
+            // SAFETY: The notifier takes the lock that `reader` holds before
+            // the process loses a page, and none is being lost.
+            unsafe { found.mark_dirty() };
         }
         if write {
             entry.mark_dirty(gfn);
         }
         drop(reader);
         if installed == Ok(Installed::Replaced) {
-            memory.flush();
+            self.memory.flush();
         }
-        Ok(())
     }
 
     /// The largest leaf that may map a frame of the slot.
@@ -120,24 +166,33 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         }
     }
 
-    /// The largest leaf for a frame at `hva`: what the slot and the process's
-    /// own page tables have in one piece.
-    fn leaf_size(&self, entry: &MemorySlot, gfn: Gfn, hva: Hva) -> Level {
-        let largest = self.largest(entry);
+    /// The largest leaf for a frame that the process maps as part of `host`.
+    fn leaf_size(&self, entry: &MemorySlot, gfn: Gfn, host: Level) -> Level {
+        let largest = self.largest(entry).min(host);
         if largest == Level::Size4K || !entry.slot.block_fits(gfn, Level::Size2M.order()) {
             return Level::Size4K;
         }
-        let host = pin::host_level(hva).unwrap_or(Level::Size4K).min(largest);
-        if host == Level::Size1G && !entry.slot.block_fits(gfn, host.order()) {
+        if largest == Level::Size1G && !entry.slot.block_fits(gfn, largest.order()) {
             return Level::Size2M;
         }
-        host
+        largest
     }
 }
 
+/// A frame that shall be mapped.
+struct Wanted<'a> {
+    /// Its slot.
+    entry: &'a MemorySlot,
+    gfn: Gfn,
+    /// Where it is in the process.
+    hva: Hva,
+    /// It shall be writable.
+    write: bool,
+}
+
 /// What the leaf for a page allows.
-fn permissions(entry: &MemorySlot, page: &Pinned, write: bool) -> Permissions {
-    let may_write = page.is_writable() && !entry.slot.read_only();
+fn permissions(entry: &MemorySlot, writable: bool, write: bool) -> Permissions {
+    let may_write = writable && !entry.slot.read_only();
     Permissions {
         // A write that is to be logged has to be seen.
         write: may_write && (write || entry.log.is_none()),
