@@ -11,3 +11,6 @@ pub mod pvpanic;
 pub mod reset;
 pub mod serial;
 pub mod virtio;
+
+#[cfg(test)]
+mod random_access;
