@@ -20,7 +20,9 @@ die() {
 }
 
 packages=$(sed 's/#.*//' "$here/packages" | tr -s ' \n' '  ')
-inputs=$(echo "$suite $packages" | sha256sum | cut -c1-16)
+# Counted up when what is made of the same packages changes.
+form=2
+inputs=$(echo "$form $suite $packages" | sha256sum | cut -c1-16)
 if [ -d "$cache/root" ] && [ "$(cat "$cache/stamp.base" 2>/dev/null)" = "$inputs" ]; then
     exit 0
 fi
@@ -64,6 +66,8 @@ set -- --mode=root --variant=minbase --include="$include" \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/lib/llvm-19/lib/*.a' \
+    --dpkgopt='path-exclude=/usr/src/rustc-1.85.1/src/*' \
     --skip=cleanup/apt/lists
 for key in Acquire::http::Proxy Acquire::https::Proxy; do
     proxy=$(apt-config dump --format '%v%n' $key 2>/dev/null | head -n 1)

@@ -42,7 +42,7 @@ else
     setsid cttyhack sh
 fi
 sync
-reboot -f
+poweroff -f
 "#;
 
 /// The initramfs of the guest.
@@ -73,8 +73,8 @@ fn ironvm(initrd: &Path, append: &str, arguments: &[OsString]) -> Command {
     let mut ironvm = Command::new("ironvm");
     ironvm.args(["run", "--kernel", KERNEL, "--initrd"]);
     ironvm.arg(initrd);
-    ironvm.arg("--append");
-    ironvm.arg(format!("console=ttyS0 panic=-1 reboot=k {append}").trim());
+    ironvm.args(["--no-reboot", "--append"]);
+    ironvm.arg(format!("console=ttyS0 panic=-1 {append}").trim());
     ironvm.args(arguments);
     ironvm
 }
