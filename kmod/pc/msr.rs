@@ -479,3 +479,6 @@ fn linear_bits(caps: &GuestCaps) -> u32 {
         48
     }
 }
+
+#[cfg(test)]
+mod tests;
