@@ -22,5 +22,6 @@ pub mod nested;
 pub mod pic;
 pub mod pit;
 pub mod regs;
+pub mod search;
 pub mod slots;
 pub mod walk;

@@ -9,6 +9,7 @@
 //! carry a dirty bitmap and whatever else belongs to a slot ([`SlotEntry`]).
 
 use super::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use super::search::{partition_point, position};
 use crate::uapi::errno::{EEXIST, EINVAL};
 use crate::uapi::{kvm_userspace_memory_region, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
@@ -201,19 +202,19 @@ pub fn find<'a, T: SlotEntry>(slots: &'a [T], gfn: Gfn, hint: &mut usize) -> Opt
 
 /// Index of the slot of a frame.
 pub fn index_of<T: SlotEntry>(slots: &[T], gfn: Gfn) -> Option<usize> {
-    let behind = slots.partition_point(|entry| entry.slot().base <= gfn);
+    let behind = partition_point(slots, |entry| entry.slot().base <= gfn);
     let index = behind.checked_sub(1)?;
     slots.get(index)?.slot().contains(gfn).then_some(index)
 }
 
 /// Index of the slot with the VMM's number.
 pub fn index_of_id<T: SlotEntry>(slots: &[T], id: u16) -> Option<usize> {
-    slots.iter().position(|entry| entry.slot().id == id)
+    position(slots, |entry| entry.slot().id == id)
 }
 
 /// The slots that have frames of a range, in order.
 pub fn overlapping<T: SlotEntry>(slots: &[T], range: GfnRange) -> impl Iterator<Item = &T> {
-    let first = slots.partition_point(|entry| entry.slot().frames().end <= range.start);
+    let first = partition_point(slots, |entry| entry.slot().frames().end <= range.start);
     slots
         .get(first..)
         .unwrap_or(&[])
@@ -329,7 +330,7 @@ pub fn plan<T: SlotEntry>(slots: &[T], request: &Request, limits: &Limits) -> Re
     };
     let (Some(index), Some(old)) = (index, old) else {
         check_place(slots, &new, limits)?;
-        let place = slots.partition_point(|entry| entry.slot().base < new.base);
+        let place = partition_point(slots, |entry| entry.slot().base < new.base);
         return Ok(Change::Create { place, slot: new });
     };
 
@@ -342,7 +343,7 @@ pub fn plan<T: SlotEntry>(slots: &[T], request: &Request, limits: &Limits) -> Re
     }
     if new.base != old.base {
         check_place(slots, &new, limits)?;
-        let before = slots.partition_point(|entry| entry.slot().base < new.base);
+        let before = partition_point(slots, |entry| entry.slot().base < new.base);
         let place = before.saturating_sub(usize::from(index < before));
         return Ok(Change::Move {
             index,

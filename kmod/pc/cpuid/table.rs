@@ -10,6 +10,7 @@
 
 use core::ops::DerefMut;
 
+use super::super::search::position;
 use super::features::{Feature, Register, Word};
 use super::xsave::XsaveLayout;
 use super::{Answer, Vendor, MAX_ENTRIES};
@@ -138,10 +139,9 @@ impl<S: DerefMut<Target = [kvm_cpuid_entry2]>> CpuidTable<S> {
     #[inline]
     fn index_of(&self, leaf: u32, subleaf: u32) -> Option<usize> {
         let Some(mut place) = self.head(leaf) else {
-            return self
-                .entries
-                .iter()
-                .position(|entry| entry.function == leaf && answers(entry, subleaf));
+            return position(&self.entries, |entry| {
+                entry.function == leaf && answers(entry, subleaf)
+            });
         };
         loop {
             let index = usize::from(place).checked_sub(1)?;

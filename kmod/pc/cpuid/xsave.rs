@@ -50,9 +50,12 @@ impl XsaveLayout {
     /// Reads the layout from the host's CPUID.
     pub fn of_host(host: &impl Fn(u32, u32) -> Answer) -> Self {
         let mut components = [Component::default(); COMPONENTS];
-        for (index, component) in components.iter_mut().enumerate().skip(2) {
-            // At most 31.
-            let leaf = host(0xd, index as u32);
+        for (component, index) in components.iter_mut().zip(0..) {
+            // x87 and SSE have their place in the legacy region.
+            if index < 2 {
+                continue;
+            }
+            let leaf = host(0xd, index);
             *component = Component {
                 size: leaf.eax,
                 offset: leaf.ebx,
@@ -86,9 +89,9 @@ impl XsaveLayout {
         let extended = states & !(X87 | SSE);
         self.components
             .iter()
-            .enumerate()
-            .filter(move |(index, _)| extended >> index & 1 != 0)
-            .map(|(_, component)| component)
+            .zip(0u32..)
+            .filter(move |(_, index)| extended >> index & 1 != 0)
+            .map(|(component, _)| component)
     }
 }
 

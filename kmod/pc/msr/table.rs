@@ -4,6 +4,7 @@
 //! numbers.
 
 use super::super::cpuid::Feature;
+use super::super::search::partition_point;
 use super::index::*;
 use crate::uapi as abi;
 
@@ -494,16 +495,18 @@ pub const TABLE: [Row; 87] = [
     ignored(EX_CFG),
 ];
 
-/// Place of an MSR in the table, for MSRs known when this is compiled.
-const fn place(index: u32) -> usize {
-    let mut place = 0;
-    while place < TABLE.len() {
-        if TABLE[place].first == index {
-            return place;
+/// The row of an MSR that is known when this is compiled; of another there is
+/// none, and the compiler says so.
+macro_rules! known {
+    ($index:ident) => {
+        const {
+            let mut place = 0;
+            while TABLE[place].first != $index {
+                place += 1;
+            }
+            &TABLE[place]
         }
-        place += 1;
-    }
-    panic!("not in the table");
+    };
 }
 
 const _: () = {
@@ -522,15 +525,15 @@ const _: () = {
 pub fn find(index: u32) -> Option<&'static Row> {
     static ROWS: [Row; TABLE.len()] = TABLE;
     match index {
-        TSC_DEADLINE => Some(const { &TABLE[place(TSC_DEADLINE)] }),
-        SPEC_CTRL => Some(const { &TABLE[place(SPEC_CTRL)] }),
-        EFER => Some(const { &TABLE[place(EFER)] }),
-        FS_BASE => Some(const { &TABLE[place(FS_BASE)] }),
-        GS_BASE => Some(const { &TABLE[place(GS_BASE)] }),
-        KERNEL_GS_BASE => Some(const { &TABLE[place(KERNEL_GS_BASE)] }),
-        TSC_ADJUST => Some(const { &TABLE[place(TSC_ADJUST)] }),
+        TSC_DEADLINE => Some(known!(TSC_DEADLINE)),
+        SPEC_CTRL => Some(known!(SPEC_CTRL)),
+        EFER => Some(known!(EFER)),
+        FS_BASE => Some(known!(FS_BASE)),
+        GS_BASE => Some(known!(GS_BASE)),
+        KERNEL_GS_BASE => Some(known!(KERNEL_GS_BASE)),
+        TSC_ADJUST => Some(known!(TSC_ADJUST)),
         _ => {
-            let behind = ROWS.partition_point(|row| row.first <= index);
+            let behind = partition_point(&ROWS, |row| row.first <= index);
             let row = ROWS.get(behind.checked_sub(1)?)?;
             (index <= row.last).then_some(row)
         }
