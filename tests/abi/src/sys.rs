@@ -281,3 +281,12 @@ impl Drop for Mapping {
         unsafe { libc::munmap(self.address.cast(), self.length) };
     }
 }
+
+/// Whether the processor is QEMU's TCG, whose SVM lacks some intercepts (a `#BP` of the guest is
+/// never intercepted).
+pub fn processor_is_tcg() -> bool {
+    // SAFETY: every 64-bit processor has CPUID. (Newer compilers know that it is safe.)
+    #[allow(unused_unsafe)]
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
+    leaf.ebx == u32::from_le_bytes(*b"TCGT")
+}

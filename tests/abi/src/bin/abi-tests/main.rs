@@ -2,7 +2,9 @@
 
 //! Tests of the KVM ABI, one module per subject. See `tests/README.md`.
 
+mod caps;
 mod cpu;
+mod debug;
 mod dirty_log;
 mod emulate;
 mod event_races;
@@ -18,15 +20,19 @@ mod paging;
 mod pic;
 mod pio;
 mod pit;
+mod pv;
 mod registers;
 mod smp;
+mod split;
 mod system;
+mod user_msr;
 mod vcpu;
 mod vm;
 
 fn main() {
     std::process::exit(ironvm_abi_tests::harness::main(&[
         system::TESTS,
+        caps::TESTS,
         vm::TESTS,
         vcpu::TESTS,
         memslots::TESTS,
@@ -47,5 +53,9 @@ fn main() {
         lapic::TESTS,
         pit::TESTS,
         smp::TESTS,
+        split::TESTS,
+        debug::TESTS,
+        pv::TESTS,
+        user_msr::TESTS,
     ]));
 }

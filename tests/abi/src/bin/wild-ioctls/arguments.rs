@@ -44,6 +44,15 @@ impl Buffer {
         }
     }
 
+    /// Makes the task register of a `kvm_sregs` (and `kvm_sregs2`) one of 32 bits. With any other,
+    /// an access to a port from user mode ends not the guest but QEMU's TCG ("invalid tss type").
+    fn put_task_register(&self) {
+        const AT: usize = std::mem::offset_of!(kvm_sregs, tr);
+        let mut tr: kvm_segment = self.0.read(AT);
+        (tr.limit, tr.type_, tr.present, tr.s, tr.unusable) = (0x67, 0xb, 1, 0, 0);
+        self.0.write(AT, tr);
+    }
+
     /// Changes a few of the first `length` bytes.
     fn mutate(&self, rng: &mut Rng, length: usize) {
         for _ in 0..=rng.below(4) {
@@ -118,6 +127,9 @@ pub fn argument(
         unsafe { libc::ioctl(fd, get.1 as _, buffer.address()) };
         if !rng.once_in(3) {
             buffer.mutate(rng, size);
+        }
+        if call.0.starts_with("KVM_SET_SREGS") {
+            buffer.put_task_register();
         }
     } else {
         shape(rng, zoo, buffer, call);

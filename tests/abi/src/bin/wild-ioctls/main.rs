@@ -110,7 +110,9 @@ fn storm(options: &Options, tally: &Tally) -> Storm {
 fn known_of_kvm(seed: u64, line: &str) -> bool {
     let known = line.contains("virt/kvm/kvm_main.c:") && line.contains("kvm_vcpu_ioctl");
     if known {
-        say(format_args!("round of seed {seed:#x}, known of KVM: {line}"));
+        say(format_args!(
+            "round of seed {seed:#x}, known of KVM: {line}"
+        ));
     }
     known
 }

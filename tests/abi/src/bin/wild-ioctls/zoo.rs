@@ -213,6 +213,7 @@ pub fn start(vcpu: RawFd, rng: &mut Rng) {
         sregs.cs.selector = 0;
         sregs.cs.limit = 0xffff_ffff;
         sregs.cs.g = 1;
+        (sregs.tr.limit, sregs.tr.type_) = (0x67, 0xb);
         if rng.once_in(2) {
             sregs.cr0 |= 1;
             sregs.cs.db = 1;
