@@ -7,7 +7,7 @@
 //! loop).
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -93,6 +93,8 @@ impl fmt::Display for Ending {
 #[derive(Debug)]
 pub struct Control {
     ended: AtomicBool,
+    /// How often vCPUs were asked to report.
+    reports: AtomicU32,
     ending: Mutex<Option<Ending>>,
     event: EventFd,
 }
@@ -104,6 +106,7 @@ impl Control {
     pub fn new() -> Result<Self> {
         Ok(Self {
             ended: AtomicBool::new(false),
+            reports: AtomicU32::new(0),
             ending: Mutex::new(None),
             event: EventFd::new(EFD_NONBLOCK).context("cannot make an eventfd")?,
         })
@@ -121,6 +124,16 @@ impl Control {
     /// Whether the run is over.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Asks all vCPUs to report what they are doing, once they are kicked.
+    pub fn ask_for_reports(&self) {
+        self.reports.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often vCPUs were asked to report.
+    pub fn reports_asked(&self) -> u32 {
+        self.reports.load(Ordering::SeqCst)
     }
 
     /// How the run ended, once it did.

@@ -2,7 +2,7 @@
 
 //! A virtual CPU: a thread that enters the guest, and answers what brings it back out.
 //!
-//! A vCPU is stopped by [`Kick::kick`]: the flag `immediate_exit` in the memory it shares with KVM
+//! A vCPU is stopped, or made to report, by [`Kick::kick`]: the flag `immediate_exit` in the memory it shares with KVM
 //! makes the next entry return at once, and a signal ends an entry under way. In this order no
 //! moment is left at which the kick could be missed.
 
@@ -58,12 +58,8 @@ impl Kick {
     ///
     /// The [`Vcpu`] this belongs to must still exist.
     pub unsafe fn kick(&self) {
-        // SAFETY: the vCPU exists, so its kvm_run is mapped; the byte is only written atomically
-        // by us and read by KVM.
-        unsafe {
-            let flag = &raw mut (*self.run).immediate_exit;
-            AtomicU8::from_ptr(flag).store(1, Ordering::SeqCst);
-        }
+        // SAFETY: the vCPU exists, so its kvm_run is mapped.
+        unsafe { immediate_exit(self.run) }.store(1, Ordering::SeqCst);
         let thread = self.thread.load(Ordering::SeqCst);
         if thread > 0 {
             // SAFETY: a plain system call. If the thread is gone, it fails; the signal's handler
@@ -71,6 +67,16 @@ impl Kick {
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
         }
     }
+}
+
+/// The flag that makes entries return at once. We write it from several threads, KVM reads it.
+///
+/// # Safety
+///
+/// `run` must be mapped for as long as the result is in use.
+unsafe fn immediate_exit<'a>(run: *mut kvm_run) -> &'a AtomicU8 {
+    // SAFETY: the caller keeps it mapped; nobody accesses the byte in another way.
+    unsafe { AtomicU8::from_ptr(&raw mut (*run).immediate_exit) }
 }
 
 /// The signal that brings a thread out of the guest.
@@ -115,7 +121,18 @@ impl Vcpu {
             return;
         }
         self.thread.store(thread, Ordering::SeqCst);
+        let mut reported = 0;
         while !shared.control.ended() {
+            let asked = shared.control.reports_asked();
+            if asked != reported {
+                reported = asked;
+                report::print(
+                    self.index,
+                    &mut self.fd,
+                    &shared.memory,
+                    &report::Cause::Asked,
+                );
+            }
             if let Some(ending) = self.enter(shared) {
                 shared.control.end(ending);
             }
@@ -128,9 +145,15 @@ impl Vcpu {
             Ok(reason) => reason,
             Err(error) => {
                 return match error.errno() {
-                    libc::EINTR | libc::EAGAIN => None,
+                    libc::EINTR => {
+                        // What a kick is for is looked at after this, so none is lost.
+                        // SAFETY: the mapping is ours.
+                        unsafe { immediate_exit(self.fd.get_kvm_run()) }.store(0, Ordering::SeqCst);
+                        None
+                    }
+                    libc::EAGAIN => None,
                     errno => Some(self.failed(shared, &report::Cause::Errno(errno))),
-                }
+                };
             }
         };
         let cause = match reason {

@@ -85,7 +85,8 @@ fn run_once(config: &Config, kvm: &Kvm, host: &mut Host) -> Result<Ending> {
                 }
             }
         }
-        let waited = started.and_then(|()| host.wait(&control, &console));
+        let kick = || kicks.iter().for_each(kick_within_scope);
+        let waited = started.and_then(|()| host.wait(&control, &console, &kick));
         control.end(Ending::Failed);
         stop(&kicks, &stopped, threads, host, &control);
         waited
@@ -114,6 +115,12 @@ fn run_vcpu(vcpu: &mut Vcpu, shared: &Shared, guard: Guard) {
     drop(guard);
 }
 
+/// Kicks a vCPU of the run whose threads' scope the caller is in.
+fn kick_within_scope(kick: &Kick) {
+    // SAFETY: the vCPUs outlive the scope.
+    unsafe { kick.kick() };
+}
+
 /// Stops all vCPU threads. If one does not stop, ends the process: its memory cannot be let go.
 fn stop(
     kicks: &[Kick],
@@ -122,10 +129,7 @@ fn stop(
     host: &Host,
     control: &Control,
 ) {
-    for kick in kicks {
-        // SAFETY: the vCPUs outlive the scope their threads run in, and we are in it.
-        unsafe { kick.kick() };
-    }
+    kicks.iter().for_each(kick_within_scope);
     for _ in &threads {
         if stopped.recv_timeout(CONSOLE_LIMIT).is_ok() {
             continue;

@@ -9,6 +9,7 @@ const ESCAPE: u8 = 0x01;
 pub const HELP: &str = "\
 Ctrl-A x  end the guest
 Ctrl-A a  send Ctrl-A to the guest
+Ctrl-A r  show what each vCPU is doing
 Ctrl-A h  this help
 ";
 
@@ -16,6 +17,7 @@ Ctrl-A h  this help
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Quit,
+    Report,
     Help,
 }
 
@@ -45,6 +47,7 @@ impl Escapes {
                     requests.push(Request::Quit);
                     break;
                 }
+                b'r' | b'R' => requests.push(Request::Report),
                 b'h' | b'H' | b'?' => requests.push(Request::Help),
                 b'a' | ESCAPE => guest.push(ESCAPE),
                 // Not a command: both keys are the guest's.
@@ -100,8 +103,8 @@ mod tests {
     #[test]
     fn help_and_unknown_commands() {
         assert_eq!(
-            run(&[b"\x01hq\x01q"]),
-            (b"q\x01q".to_vec(), vec![Request::Help])
+            run(&[b"\x01hq\x01r\x01q"]),
+            (b"q\x01q".to_vec(), vec![Request::Help, Request::Report])
         );
     }
 }

@@ -6,7 +6,9 @@ use std::fmt;
 
 use kvm_bindings::{
     kvm_regs, kvm_segment, kvm_sregs, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -16,6 +18,8 @@ use crate::message;
 /// Why a vCPU cannot go on.
 #[derive(Debug)]
 pub enum Cause {
+    /// It can; the user wants to know what it is doing.
+    Asked,
     TripleFault,
     InternalError,
     FailEntry {
@@ -36,6 +40,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Asked => write!(f, "what it is doing"),
             Self::TripleFault => write!(f, "triple fault (KVM_EXIT_SHUTDOWN)"),
             Self::InternalError => write!(f, "KVM gave up (KVM_EXIT_INTERNAL_ERROR)"),
             Self::FailEntry { reason, cpu } => write!(
@@ -65,8 +70,11 @@ pub fn print(index: u32, fd: &mut VcpuFd, memory: &GuestMemoryMmap, cause: &Caus
     if matches!(cause, Cause::InternalError) {
         text += &internal_error(fd);
     }
+    if matches!(cause, Cause::Asked) {
+        text += &activity(fd);
+    }
     match (fd.get_regs(), fd.get_sregs()) {
-        (Ok(regs), Ok(sregs)) if is_reset(&regs, &sregs) => {
+        (Ok(regs), Ok(sregs)) if matches!(cause, Cause::TripleFault) && is_reset(&regs, &sregs) => {
             text += "  (KVM has reset its registers: the processor does not keep them here)\n";
         }
         (Ok(regs), Ok(sregs)) => {
@@ -83,6 +91,19 @@ pub fn print(index: u32, fd: &mut VcpuFd, memory: &GuestMemoryMmap, cause: &Caus
 fn is_reset(regs: &kvm_regs, sregs: &kvm_sregs) -> bool {
     const RESET_VECTOR: u64 = 0xfff0;
     regs.rip == RESET_VECTOR && sregs.cs.selector == 0xf000 && sregs.cr0 & 1 == 0
+}
+
+/// Whether a vCPU runs, halts, or waits to be started.
+fn activity(fd: &VcpuFd) -> String {
+    let state = match fd.get_mp_state().map(|state| state.mp_state) {
+        Ok(KVM_MP_STATE_RUNNABLE) => "running",
+        Ok(KVM_MP_STATE_HALTED) => "halted",
+        Ok(KVM_MP_STATE_UNINITIALIZED) => "not started yet",
+        Ok(KVM_MP_STATE_INIT_RECEIVED) => "reset, waiting for its startup message",
+        Ok(KVM_MP_STATE_SIPI_RECEIVED) => "about to start",
+        _ => "unknown",
+    };
+    format!("  state: {state}\n")
 }
 
 fn internal_error(fd: &mut VcpuFd) -> String {

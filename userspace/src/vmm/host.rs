@@ -38,6 +38,9 @@ const ENDING_SIGNALS: [Signal; 4] = [
     Signal::SIGQUIT,
 ];
 
+/// The signal that makes every vCPU report what it is doing.
+const REPORT_SIGNAL: Signal = Signal::SIGUSR1;
+
 /// The serial port that is connected to stdin, and the event it raises when it takes more.
 pub struct Console {
     pub serial: Option<Arc<Mutex<Serial>>>,
@@ -129,12 +132,13 @@ impl Host {
         say!("{line}");
     }
 
-    /// Waits until the run is over, and serves the console meanwhile.
+    /// Waits until the run is over, and serves the console meanwhile. `kick` brings all vCPUs out
+    /// of the guest for a moment.
     ///
     /// # Errors
     ///
     /// When the system fails us.
-    pub fn wait(&mut self, control: &Control, console: &Console) -> Result<()> {
+    pub fn wait(&mut self, control: &Control, console: &Console, kick: &dyn Fn()) -> Result<()> {
         while !control.ended() {
             let wants_input = console
                 .serial
@@ -145,10 +149,10 @@ impl Host {
                 drained(console);
             }
             if ready.signal {
-                self.signal(control)?;
+                self.signal(control, kick)?;
             }
             if ready.input {
-                self.input(control, console);
+                self.input(control, console, kick);
             }
         }
         Ok(())
@@ -180,7 +184,7 @@ impl Host {
         })
     }
 
-    fn signal(&mut self, control: &Control) -> Result<()> {
+    fn signal(&mut self, control: &Control, kick: &dyn Fn()) -> Result<()> {
         let Some(info) = self.signals.read_signal().context("cannot read signals")? else {
             return Ok(());
         };
@@ -191,6 +195,7 @@ impl Host {
                 unsafe { libc::raise(libc::SIGSTOP) };
                 self.stdin.resume();
             }
+            Ok(REPORT_SIGNAL) => report(control, kick),
             Ok(Signal::SIGCONT) => self.stdin.resume(),
             Ok(signal) => control.end(Ending::Signal(signal as i32)),
             Err(_) => {}
@@ -198,10 +203,11 @@ impl Host {
         Ok(())
     }
 
-    fn input(&mut self, control: &Control, console: &Console) {
+    fn input(&mut self, control: &Control, console: &Console, kick: &dyn Fn()) {
         let mut for_guest = Vec::new();
         for request in self.stdin.read(&mut for_guest) {
             match request {
+                Request::Report => report(control, kick),
                 Request::Quit => control.end(Ending::Escape),
                 Request::Help => message::to_stderr(format_args!("\n{}", escape::HELP)),
             }
@@ -225,6 +231,11 @@ impl Host {
             writer.drain(DRAIN_LIMIT);
         }
     }
+}
+
+fn report(control: &Control, kick: &dyn Fn()) {
+    control.ask_for_reports();
+    kick();
 }
 
 fn drained(console: &Console) {
@@ -259,6 +270,7 @@ fn take_signals() -> nix::Result<SignalFd> {
     }
     set.add(Signal::SIGTSTP);
     set.add(Signal::SIGCONT);
+    set.add(REPORT_SIGNAL);
     nix::sys::signal::pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
