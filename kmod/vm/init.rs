@@ -20,7 +20,6 @@ use kernel::prelude::*;
 impl<V: Vendor> Vcpu<V> {
     /// Takes what was posted to the local APIC; for ioctls that read state.
     pub fn collect_posted(&mut self) {
-        self.settle_pv_eoi();
         if self.shared.apic.is_on() {
             self.take_posted();
         }

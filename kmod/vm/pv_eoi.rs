@@ -14,8 +14,8 @@ use crate::uapi::KVM_PV_EOI_DISABLED;
 use crate::uapi::KVM_PV_EOI_ENABLED;
 
 impl<V: Vendor> Vcpu<V> {
-    /// Before interrupts are looked at: has the guest completed the one it was
-    /// offered?
+    /// After an exit, before interrupts are looked at: has the guest completed
+    /// the one it was offered?
     #[inline]
     pub fn settle_pv_eoi(&mut self) {
         let offered = self

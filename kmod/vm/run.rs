@@ -216,6 +216,7 @@ impl<V: Vendor> Vcpu<V> {
             self.exits = self.exits.wrapping_add(1);
             self.events.after_exit(&self.hw);
             self.sync_tpr();
+            self.settle_pv_eoi();
             let exit = self.hw.exit(&mut self.regs);
             let handled = self.handle(exit, Context::Atomic);
             match self.settle(handled, Context::Atomic) {
@@ -281,7 +282,6 @@ impl<V: Vendor> Vcpu<V> {
     /// Takes what was posted, and hands the next event to the processor.
     #[inline]
     fn deliver_events(&mut self) {
-        self.settle_pv_eoi();
         if self.shared.apic.is_on() {
             self.take_posted();
         }
