@@ -10,7 +10,7 @@ use ironvm_abi_tests::sys::Mapping;
 
 use crate::arguments::{argument, bad_pointer, Buffer};
 use crate::rng::Rng;
-use crate::zoo::{ioctls_of, start, Kind, Slot, Tally, Zoo, MEMORY};
+use crate::zoo::{ioctls_of, is_tame, start, Kind, Slot, Tally, Zoo, MEMORY};
 
 thread_local! {
     static BUFFER: OnceCell<Option<Buffer>> = const { OnceCell::new() };
@@ -237,6 +237,11 @@ fn scribble(zoo: &Zoo, rng: &mut Rng) {
             // What tells the kernel to do something the next time.
             _ => area.write(rng.pick(&[0, 1]), 0u8),
         }
+    }
+    if is_tame() {
+        // Or the next entry would take system registers from what was written.
+        let dirty = std::mem::offset_of!(kvm_bindings::kvm_run, kvm_dirty_regs);
+        area.write(dirty, 0u64);
     }
 }
 

@@ -3,11 +3,12 @@
 //! Arguments: numbers, pointers of every sort, and structures with contents near to sense.
 
 use ironvm_abi_tests::ioctls::*;
+use ironvm_abi_tests::layout::{CR0_PE, CR0_PG};
 use ironvm_abi_tests::sys::Mapping;
 use kvm_bindings::*;
 
 use crate::rng::Rng;
-use crate::zoo::{Kind, Zoo, MEMORY, SCRATCH};
+use crate::zoo::{is_tame, Kind, Zoo, MEMORY, SCRATCH};
 
 /// A thread's own buffer: `SCRATCH` bytes, then a page that is not mapped.
 pub struct Buffer(Mapping);
@@ -44,13 +45,11 @@ impl Buffer {
         }
     }
 
-    /// Makes the task register of a `kvm_sregs` (and `kvm_sregs2`) one of 32 bits. With any other,
-    /// an access to a port from user mode ends not the guest but QEMU's TCG ("invalid tss type").
-    fn put_task_register(&self) {
-        const AT: usize = std::mem::offset_of!(kvm_sregs, tr);
-        let mut tr: kvm_segment = self.0.read(AT);
-        (tr.limit, tr.type_, tr.present, tr.s, tr.unusable) = (0x67, 0xb, 1, 0, 0);
-        self.0.write(AT, tr);
+    /// Keeps a `kvm_sregs` (or `kvm_sregs2`) in real mode: see `zoo::is_tame`.
+    fn keep_real_mode(&self) {
+        const AT: usize = std::mem::offset_of!(kvm_sregs, cr0);
+        let cr0: u64 = self.0.read(AT);
+        self.0.write(AT, cr0 & !(CR0_PE | CR0_PG));
     }
 
     /// Changes a few of the first `length` bytes.
@@ -128,8 +127,8 @@ pub fn argument(
         if !rng.once_in(3) {
             buffer.mutate(rng, size);
         }
-        if call.0.starts_with("KVM_SET_SREGS") {
-            buffer.put_task_register();
+        if is_tame() && call.0.starts_with("KVM_SET_SREGS") {
+            buffer.keep_real_mode();
         }
     } else {
         shape(rng, zoo, buffer, call);
