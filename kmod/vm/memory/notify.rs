@@ -17,12 +17,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
     /// Takes out of the nested tables whatever maps the addresses.
     fn zap_addresses(&self, start: Hva, end: Hva, context: Context) {
         let slots = self.slots.read();
-        let mut affected = slots
-            .get()
-            .all()
-            .iter()
-            .filter_map(|entry| entry.slot.frames_at(start, end))
-            .peekable();
+        let mut affected = slots.get().frames_at(start, end).peekable();
         if affected.peek().is_none() {
             return;
         }
@@ -45,10 +40,8 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
     fn any_frames(&self, start: Hva, end: Hva, test: impl Fn(GfnRange) -> bool) -> bool {
         let slots = self.slots.read();
         let mut any = false;
-        for entry in slots.get().all() {
-            if let Some(frames) = entry.slot.frames_at(start, end) {
-                any |= test(frames);
-            }
+        for frames in slots.get().frames_at(start, end) {
+            any |= test(frames);
         }
         any
     }

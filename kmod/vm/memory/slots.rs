@@ -15,6 +15,8 @@ use crate::hw::nested::Context;
 use crate::hw::nested::Format;
 use crate::hw::nested::Level;
 use crate::pc::addr::Gfn;
+use crate::pc::addr::Hva;
+use crate::pc::addr::PAGE_SHIFT;
 use crate::pc::slots;
 use crate::pc::slots::plan;
 use crate::pc::slots::Change;
@@ -61,13 +63,28 @@ impl MemorySlot {
 #[derive(Default)]
 pub(super) struct Slots {
     entries: KVVec<MemorySlot>,
+    /// From the lowest to behind the highest address of any slot's memory: most
+    /// of what changes in a process is not guest memory.
+    hull: Option<(Hva, Hva)>,
 }
 
 impl Slots {
-    /// All slots, in order, those on their way out included.
+    /// The slots, in order.
     #[inline]
-    pub(super) fn all(&self) -> &[MemorySlot] {
+    fn all(&self) -> &[MemorySlot] {
         &self.entries
+    }
+
+    /// The frames that addresses of the process are, slot by slot, those of
+    /// slots on their way out included.
+    pub(super) fn frames_at(&self, start: Hva, end: Hva) -> impl Iterator<Item = GfnRange> + '_ {
+        let inside = self
+            .hull
+            .is_some_and(|(low, high)| start < high && end > low);
+        let entries = if inside { self.all() } else { &[] };
+        entries
+            .iter()
+            .filter_map(move |entry| entry.slot.frames_at(start, end))
     }
 
     /// The slot of a frame; `hint` as in [`slots::find`].
@@ -104,7 +121,11 @@ impl Slots {
         if let Some(new) = new {
             entries.push(new, GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Self { entries })
+        let hull = entries
+            .iter()
+            .map(span)
+            .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+        Ok(Self { entries, hull })
     }
 
     /// A table in which slot `index` is on its way out.
@@ -116,6 +137,12 @@ impl Slots {
         };
         self.rebuilt(Some(index), Some((index, retiring)))
     }
+}
+
+/// The addresses of a slot's memory.
+fn span(entry: &MemorySlot) -> (Hva, Hva) {
+    let bytes = entry.slot.pages << PAGE_SHIFT;
+    (entry.slot.hva, entry.slot.hva.wrapping_add(bytes))
 }
 
 impl<F: Format, V: FlushRemote> Memory<F, V> {
