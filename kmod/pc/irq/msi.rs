@@ -20,7 +20,6 @@ mod address {
 mod data {
     pub(super) const VECTOR: u32 = 0xff;
     pub(super) const DELIVERY_MODE_SHIFT: u32 = 8;
-    pub(super) const ASSERT: u32 = 1 << 14;
     pub(super) const LEVEL: u32 = 1 << 15;
 }
 
@@ -52,7 +51,9 @@ pub enum DestFormat {
 
 impl Message {
     /// Decodes an MSI. The high half of the address counts with
-    /// [`DestFormat::Bits32`] only.
+    /// [`DestFormat::Bits32`] only. A message asserts its level whatever bit
+    /// 14 of the data says: in the ABI, a level-triggered one without it is
+    /// what VMMs send for a pin of their I/O APIC.
     pub const fn from_msi(
         address_lo: u32,
         address_hi: u32,
@@ -74,7 +75,7 @@ impl Message {
             mode: DeliveryMode::from_bits(msi_data >> data::DELIVERY_MODE_SHIFT),
             vector: (msi_data & data::VECTOR) as u8,
             level_triggered,
-            assert: !level_triggered || msi_data & data::ASSERT != 0,
+            assert: true,
             redirect_hint: address_lo & address::REDIRECT_HINT != 0,
         }
     }

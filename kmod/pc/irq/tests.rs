@@ -186,8 +186,8 @@ fn msi() {
     assert_eq!(wide, Message::fixed(0x1234_5605, 0x31));
     let extended = Message::from_msi(0xfee0_5000 | 0x41 << 5, 0, 0x31, DestFormat::Bits15);
     assert_eq!(extended, Message::fixed(0x4105, 0x31));
-    let deassert = Message::from_msi(0xfee0_0000, 0, 0x8031, DestFormat::Bits8);
-    assert!(deassert.is_deassert());
+    let no_assert_bit = Message::from_msi(0xfee0_0000, 0, 0x8031, DestFormat::Bits8);
+    assert!(no_assert_bit.level_triggered && no_assert_bit.assert);
 }
 
 #[test]
