@@ -169,7 +169,7 @@ impl<F: Format> NestedTable<F> {
     /// Moves the tables that `page` points to to the list, and counts its
     /// leaves as gone.
     fn take_apart(&self, page: &TablePage, level: u8, tables: &mut TableList) {
-        let mut leaves = 0;
+        let mut leaves = 0_i64;
         for slot in page.table().entries() {
             let entry = Entry::<F>::from_raw(slot.load(Ordering::Relaxed));
             if entry.is_table(level) {
@@ -178,11 +178,11 @@ impl<F: Format> NestedTable<F> {
                 let below = unsafe { TablePage::from_hpa(self.address(entry)) };
                 tables.push(below, level.saturating_sub(1));
             } else if entry.is_present() {
-                leaves += 1;
+                leaves = leaves.wrapping_add(1);
             }
         }
         if let Some(size) = Level::of_table(level) {
-            self.mapped.add(size, -leaves);
+            self.mapped.add(size, leaves.wrapping_neg());
         }
     }
 

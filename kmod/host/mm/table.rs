@@ -260,7 +260,7 @@ impl TableCache {
     pub fn put(&mut self, page: TablePage) {
         if let Some(slot) = self.pages.get_mut(self.len) {
             *slot = Some(page);
-            self.len += 1;
+            self.len = self.len.wrapping_add(1);
         }
     }
 }

@@ -46,7 +46,7 @@ impl DirtyLog {
         let mut words = KVVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
         for word in 0..count {
             let bits = if set { dirty::mask(word, 0, pages) } else { 0 };
-            words.push(AtomicU64::new(bits), GFP_KERNEL_ACCOUNT)?;
+            words.push_within_capacity(AtomicU64::new(bits))?;
             if word % 65536 == 65535 {
                 cond_resched();
             }

@@ -27,6 +27,7 @@ use crate::pc::slots::SlotEntry;
 use crate::uapi::kvm_userspace_memory_region;
 use crate::uapi::kvm_userspace_memory_region2;
 use crate::uapi::KVM_DIRTY_LOG_INITIALLY_SET;
+use core::ptr;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -104,22 +105,24 @@ impl Slots {
     fn rebuilt(&self, skip: Option<usize>, new: Option<(usize, MemorySlot)>) -> Result<Self> {
         let room = self.entries.len().saturating_add(1);
         let mut entries = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
-        let kept = self.entries.iter().enumerate();
-        let kept = kept.filter(|(index, _)| Some(*index) != skip);
         let (place, mut new) = match new {
             Some((place, entry)) => (place, Some(entry)),
             None => (usize::MAX, None),
         };
-        for (at, (_, entry)) in kept.enumerate() {
-            if at == place {
+        let mut skip = skip.and_then(|index| self.entries.get(index));
+        for entry in &self.entries {
+            if skip.take_if(|skip| ptr::eq(*skip, entry)).is_some() {
+                continue;
+            }
+            if entries.len() == place {
                 if let Some(new) = new.take() {
-                    entries.push(new, GFP_KERNEL_ACCOUNT)?;
+                    entries.push_within_capacity(new)?;
                 }
             }
-            entries.push(entry.clone(), GFP_KERNEL_ACCOUNT)?;
+            entries.push_within_capacity(entry.clone())?;
         }
         if let Some(new) = new {
-            entries.push(new, GFP_KERNEL_ACCOUNT)?;
+            entries.push_within_capacity(new)?;
         }
         let hull = entries
             .iter()
