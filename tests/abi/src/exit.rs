@@ -125,8 +125,8 @@ impl Exit {
                     Exit::InternalError(u.internal.suberror, u.internal.data[..n].to_vec())
                 }
                 KVM_EXIT_IOAPIC_EOI => Exit::IoapicEoi(u.eoi.vector),
-                KVM_EXIT_X86_RDMSR => Exit::Rdmsr(u.msr.reason as u32, u.msr.index),
-                KVM_EXIT_X86_WRMSR => Exit::Wrmsr(u.msr.reason as u32, u.msr.index, u.msr.data),
+                KVM_EXIT_X86_RDMSR => Exit::Rdmsr(u.msr.reason, u.msr.index),
+                KVM_EXIT_X86_WRMSR => Exit::Wrmsr(u.msr.reason, u.msr.index, u.msr.data),
                 KVM_EXIT_MEMORY_FAULT => Exit::MemoryFault(
                     u.memory_fault.flags,
                     u.memory_fault.gpa,

@@ -244,10 +244,8 @@ fn run(test: &Test) -> Outcome {
 pub fn in_child(limit: Duration, body: impl FnOnce() -> Outcome) -> Outcome {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two numbers.
-    check(
-        "pipe2",
-        i64::from(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }),
-    )?;
+    let r = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    check("pipe2", i64::from(r))?;
     let (reader, writer) = (own_fd(ends[0]), own_fd(ends[1]));
     // SAFETY: this process has one thread here, so the child may do what it likes.
     let pid = check("fork", i64::from(unsafe { libc::fork() }))? as i32;

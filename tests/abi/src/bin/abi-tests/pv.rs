@@ -70,7 +70,7 @@ impl ClockPage {
             s if s >= 0 => ticks << s,
             s => ticks >> -s,
         };
-        self.system_time + (u128::from(ticks) * u128::from(self.multiplier) >> 32) as u64
+        self.system_time + ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
     }
 }
 

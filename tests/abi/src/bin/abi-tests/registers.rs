@@ -357,8 +357,10 @@ fn xsave_bad_values() -> Outcome {
     let mut bad = good.region;
     bad[XSTATE_HEADER + 1] = 1 << 31;
     let set = |region: [u32; 1024]| {
-        let mut area: kvm_xsave = Default::default();
-        area.region = region;
+        let area = kvm_xsave {
+            region,
+            ..Default::default()
+        };
         vcpu.set(KVM_SET_XSAVE, &area)
     };
     ensure_errno!(set(bad), libc::EINVAL, "state component 63");
