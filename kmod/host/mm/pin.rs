@@ -87,22 +87,37 @@ impl Found {
     }
 }
 
-/// Looks up what the process's page table maps at `hva` and allows. `None` when
-/// that takes more than looking. Does not sleep.
+/// What a look at the process's page table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Memory that may be used.
+    Found(Found),
+    /// A page that only [`pin`] may give: a file's, the zero page.
+    Ask,
+    /// Nothing there, or not for this access.
+    Absent,
+}
+
+/// Looks up what the process's page table maps at `hva` and allows. Does not
+/// sleep.
 ///
 /// What is found may be gone before this returns: read the invalidation
 /// sequence first, check it afterwards under the lock.
 #[inline]
-pub fn look(hva: Hva, write: bool) -> Option<Found> {
+pub fn look(hva: Hva, write: bool) -> Look {
     let mut hpa = 0;
     let mut writable = false;
     // SAFETY: Walks the calling task's own tables with interrupts off.
     let shift = unsafe { bindings::iv_host_page(hva.0 as usize, write, &mut hpa, &mut writable) };
-    Some(Found {
-        hpa: Hpa(hpa),
-        size: level_of_shift(shift)?,
-        writable,
-    })
+    match level_of_shift(shift) {
+        Some(size) => Look::Found(Found {
+            hpa: Hpa(hpa),
+            size,
+            writable,
+        }),
+        None if shift == 0 => Look::Absent,
+        None => Look::Ask,
+    }
 }
 
 /// Brings the page at `hva` in as a touch by the process would, without touching

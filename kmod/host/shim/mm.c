@@ -171,11 +171,14 @@ static bool iv_is_plain(struct page *page)
 	       folio_test_hugetlb(folio);
 }
 
+/* There is a page, but it is not for us to take. */
+#define IV_ASK 1
+
 static unsigned int iv_host_leaf(struct page *page, unsigned long hva,
 				 unsigned int shift, u64 *phys)
 {
 	if (!iv_is_plain(page))
-		return 0;
+		return IV_ASK;
 	*phys = page_to_phys(page) | (hva & (BIT(shift) - 1) & PAGE_MASK);
 	return shift;
 }
@@ -183,8 +186,8 @@ static unsigned int iv_host_leaf(struct page *page, unsigned long hva,
 /*
  * What the process's page table maps at hva, without a reference: log2 of the
  * bytes of the entry (12, 21 or 30), the physical address of hva's page and
- * whether the entry lets the process write. 0 if that needs more than a look:
- * nothing there, not for this access, or no plain memory.
+ * whether the entry lets the process write. 0 if there is nothing, or not for
+ * this access; IV_ASK if there is, but not plain memory.
  *
  * Interrupts off keep the tables from being freed under the walk; that the
  * answer is still true when it is used is for the caller to make sure of.
@@ -212,7 +215,10 @@ unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
 		goto out;
 	if (pud_leaf(pud)) {
 		*writable = pud_access_permitted(pud, true);
-		if (pud_access_permitted(pud, write) && !pud_special(pud))
+		if (!*writable && (write || !pud_access_permitted(pud, false)))
+			goto out;
+		shift = IV_ASK;
+		if (!pud_special(pud))
 			shift = iv_host_leaf(pud_page(pud), hva, PUD_SHIFT,
 					     phys);
 		goto out;
@@ -222,14 +228,20 @@ unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
 		goto out;
 	if (pmd_leaf(pmd)) {
 		*writable = pmd_access_permitted(pmd, true);
-		if (pmd_access_permitted(pmd, write) && !pmd_special(pmd))
+		if (!*writable && (write || !pmd_access_permitted(pmd, false)))
+			goto out;
+		shift = IV_ASK;
+		if (!pmd_special(pmd))
 			shift = iv_host_leaf(pmd_page(pmd), hva, PMD_SHIFT,
 					     phys);
 		goto out;
 	}
 	pte = READ_ONCE(*pte_offset_kernel(&pmd, hva));
 	*writable = pte_access_permitted(pte, true);
-	if (pte_access_permitted(pte, write) && !pte_special(pte))
+	if (!*writable && (write || !pte_access_permitted(pte, false)))
+		goto out;
+	shift = IV_ASK;
+	if (!pte_special(pte))
 		shift = iv_host_leaf(pte_page(pte), hva, PAGE_SHIFT, phys);
 out:
 	local_irq_restore(flags);

@@ -8,6 +8,7 @@ use super::VcpuMmu;
 use super::View;
 use crate::host::mm::pin;
 use crate::host::mm::pin::Found;
+use crate::host::mm::pin::Look;
 use crate::host::mm::pin::PinError;
 use crate::hw::nested::Access;
 use crate::hw::nested::Format;
@@ -91,23 +92,26 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
             hva,
             write,
         };
-        if self.map_present(&wanted, mmu) {
-            return Ok(());
-        }
-        if pin::fault_in(hva, write) && self.map_present(&wanted, mmu) {
-            return Ok(());
+        match self.map_present(&wanted, mmu) {
+            Look::Found(_) => return Ok(()),
+            Look::Absent if pin::fault_in(hva, write) => {
+                if let Look::Found(_) = self.map_present(&wanted, mmu) {
+                    return Ok(());
+                }
+            }
+            _ => {}
         }
         self.map_pinned(&wanted, mmu)
     }
 
-    /// Maps what the process's page table has; whether it had anything.
-    fn map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> bool {
+    /// Maps what the process's page table has, if that is found.
+    fn map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Look {
         let ticket = self.memory.invalidations.ticket();
-        let Some(found) = pin::look(wanted.hva, wanted.write) else {
-            return false;
-        };
-        self.install(ticket, wanted, found, mmu);
-        true
+        let look = pin::look(wanted.hva, wanted.write);
+        if let Look::Found(found) = look {
+            self.install(ticket, wanted, found, mmu);
+        }
+        look
     }
 
     /// Maps what only `get_user_pages` can get.
