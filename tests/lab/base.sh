@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# base.sh CACHE: makes CACHE/root, a Debian 13 root with the packages of the
-# list beside this script. Does nothing when it is there and the list is
-# unchanged. In sh, because on a machine without a usable cargo this root is
-# also where the lab itself is compiled (see `lab`).
+# base.sh CACHE: makes a Debian 13 root with the packages of the list beside
+# this script, unless it is there. Prints the folder in which it is: one per
+# list, so that clones with different lists do not undo each other's. In sh,
+# because on a machine without a usable cargo this root is also where the lab
+# itself is compiled (see `lab`).
 #
 # The caller holds the lock on the cache.
 set -eu
@@ -23,7 +24,10 @@ packages=$(sed 's/#.*//' "$here/packages" | tr -s ' \n' '  ')
 # Counted up when what is made of the same packages changes.
 form=2
 inputs=$(echo "$form $suite $packages" | sha256sum | cut -c1-16)
-if [ -d "$cache/root" ] && [ "$(cat "$cache/stamp.base" 2>/dev/null)" = "$inputs" ]; then
+platform=$cache/platform-$inputs
+if [ -d "$platform/root" ]; then
+    touch "$platform"
+    echo "$platform"
     exit 0
 fi
 
@@ -39,10 +43,11 @@ mirror=$(apt-get update --print-uris 2>/dev/null |
     head -n 1)
 [ -n "$mirror" ] || die "no Debian mirror in this machine's apt sources (/etc/apt/sources.list, /etc/apt/sources.list.d): add one with 'deb http://... bookworm main' or trixie"
 
-mkdir -p "$cache" || die "cannot make $cache"
-# A root that was begun or is of other packages gives its room back first.
-# Mounts in it live in private namespaces only, so none can be left.
-rm -rf --one-file-system "$cache/root.new" "$cache/root" "$cache"/stamp.*
+mkdir -p "$platform" || die "cannot make $platform"
+# What was begun, and what no clone has used for two weeks, gives its room back
+# first. Mounts in it live in private namespaces only, so none can be left.
+rm -rf --one-file-system "$platform"/*
+find "$cache" -mindepth 1 -maxdepth 1 -name 'platform-*' -mtime +14 -exec rm -rf --one-file-system {} +
 free_mib=$(df -Pm "$cache" | awk 'NR == 2 { print $4 }')
 [ "$free_mib" -ge "$need_mib" ] || die "needs $need_mib MiB of disk in $cache, only $free_mib are free (XDG_CACHE_HOME chooses another place)"
 
@@ -50,13 +55,13 @@ export DEBIAN_FRONTEND=noninteractive
 if ! command -v mmdebstrap >/dev/null; then
     echo "lab: installing mmdebstrap" >&2
     { apt-get update -q && apt-get install -q -y --no-install-recommends mmdebstrap debian-archive-keyring; } \
-        >"$cache/base.log" 2>&1 </dev/null || {
-        tail -n 20 "$cache/base.log" >&2
+        >"$platform/base.log" 2>&1 </dev/null || {
+        tail -n 20 "$platform/base.log" >&2
         die "cannot install mmdebstrap; is $mirror reachable?"
     }
 fi
 
-echo "lab: making the Debian 13 root from $mirror (about 1 minute; log: $cache/base.log)" >&2
+echo "lab: making the Debian 13 root from $mirror (about 1 minute; log: $platform/base.log)" >&2
 include=$(echo $packages | tr ' ' ',')
 set -- --mode=root --variant=minbase --include="$include" \
     --aptopt='APT::Install-Recommends "false"' \
@@ -74,12 +79,12 @@ for key in Acquire::http::Proxy Acquire::https::Proxy; do
     [ -z "$proxy" ] || set -- "$@" --aptopt="$key \"$proxy\""
 done
 # In its own mount namespace: whatever ends it, no mount stays behind.
-unshare -m --propagation private mmdebstrap "$@" "$suite" "$cache/root.new" \
+unshare -m --propagation private mmdebstrap "$@" "$suite" "$platform/root.new" \
     "deb $mirror $suite main" "deb $mirror $suite-backports main" \
-    >"$cache/base.log" 2>&1 </dev/null || {
-    tail -n 20 "$cache/base.log" >&2
-    rm -rf --one-file-system "$cache/root.new"
+    >"$platform/base.log" 2>&1 </dev/null || {
+    tail -n 20 "$platform/base.log" >&2
+    rm -rf --one-file-system "$platform/root.new"
     die "mmdebstrap failed: is $mirror reachable, and does it carry $suite and $suite-backports?"
 }
-mv "$cache/root.new" "$cache/root"
-echo "$inputs" >"$cache/stamp.base"
+mv "$platform/root.new" "$platform/root"
+echo "$platform"

@@ -73,7 +73,8 @@ impl<'a> Builder<'a> {
 
     fn inside(&self) -> Inside {
         let build = &self.place.build;
-        Inside::new(&self.place.cache)
+        self.platform
+            .inside()
             .bind(&build.join("src"), SOURCE)
             .bind(&build.join("target"), TARGET_DIR)
             .bind(&self.place.cache.join("cargo"), CARGO_HOME)

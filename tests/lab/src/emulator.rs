@@ -5,7 +5,7 @@
 mod bochs;
 mod qemu;
 
-use crate::place::Cache;
+use crate::setup::Platform;
 use anyhow::Result;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ impl Vendor {
 
 /// A machine to be emulated.
 pub struct Machine<'a> {
-    pub cache: &'a Cache,
+    pub platform: &'a Platform,
     pub cpus: u32,
     pub memory_mib: u32,
     /// Whether the TSC counts instructions instead of time.

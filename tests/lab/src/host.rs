@@ -169,7 +169,7 @@ impl<'a> Prepared<'a> {
         if spec.count && spec.cpus != 1 {
             bail!("counting mode has one CPU");
         }
-        let lock = crate::place::lock(&place.cache.join("images.lock"))?;
+        let lock = crate::place::lock(&platform.dir.join("images.lock"))?;
         let platform_piece = image::platform_piece(platform)?;
         drop(lock);
         let ours = spec.kvm == Kvm::Ours;
@@ -231,7 +231,7 @@ impl<'a> Prepared<'a> {
             spec.append
         );
         let machine = Machine {
-            cache: &self.platform.cache,
+            platform: self.platform,
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             count: spec.count,

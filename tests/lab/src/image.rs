@@ -7,7 +7,6 @@
 
 use crate::build::Builder;
 use crate::guest;
-use crate::inside::Inside;
 use crate::modules::{needs_of, Dependencies};
 use crate::place::hash;
 use crate::setup::Platform;
@@ -106,9 +105,10 @@ impl<W: Write> Archive<W> {
 
 /// Adds busybox and its commands.
 pub fn add_busybox<W: Write>(archive: &mut Archive<W>, platform: &Platform) -> Result<()> {
-    let busybox = platform.cache.root().join("usr/bin/busybox");
+    let busybox = platform.root().join("usr/bin/busybox");
     archive.program("/bin/busybox", &fs::read(busybox)?)?;
-    let output = Inside::new(&platform.cache)
+    let output = platform
+        .inside()
         .command("busybox")?
         .arg("--list")
         .output()?;
@@ -152,14 +152,9 @@ pub fn platform_piece(platform: &Platform) -> Result<PathBuf> {
         platform.release,
         hash(made_of.as_bytes())
     );
-    let images = platform.cache.join("images");
+    let images = platform.dir.join("images");
     let piece = images.join(name);
-    // Younger than the root, or it is of another one.
-    let stamp = platform.cache.join("stamp.host").metadata()?.modified()?;
-    if piece
-        .metadata()
-        .is_ok_and(|meta| meta.modified().is_ok_and(|made| made > stamp))
-    {
+    if piece.exists() {
         return Ok(piece);
     }
     fs::create_dir_all(&images)?;
@@ -183,7 +178,8 @@ fn add_modules<W: Write>(archive: &mut Archive<W>, platform: &Platform) -> Resul
     let files = Dependencies::read(&dep)?.load_order(MODULES);
     let home = format!("/lib/modules/{}", platform.release);
     for file in &files {
-        let output = Inside::new(&platform.cache)
+        let output = platform
+            .inside()
             .command("xz")?
             .args(["-dc", &format!("/usr{home}/{file}")])
             .output()?;

@@ -7,7 +7,6 @@
 //! second run of the lab (`lab __inside`, [`enter`]), which is single-threaded
 //! and may therefore do between fork and exec what it needs to.
 
-use crate::place::Cache;
 use anyhow::{bail, Context, Result};
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
@@ -36,9 +35,10 @@ pub struct Inside {
 
 impl Inside {
     /// Network access as the machine has it: its resolver, CA bundle, proxies.
-    pub fn new(cache: &Cache) -> Self {
+    /// `platform` is the folder that has the root.
+    pub fn new(platform: &Path) -> Self {
         let mut inside = Self {
-            root: cache.root(),
+            root: platform.join("root"),
             binds: Vec::new(),
             dir: "/".into(),
             env: Vec::new(),

@@ -162,7 +162,7 @@ fn dispatch(command: Command) -> Result<i32> {
             println!(
                 "lab: Linux {} in {}, {} s",
                 platform.release,
-                place.cache.dir().display(),
+                platform.dir.display(),
                 start.elapsed().as_secs()
             );
             Ok(0)

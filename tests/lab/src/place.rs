@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The cache folder: `$XDG_CACHE_HOME/ironvm-lab`, else `~/.cache/ironvm-lab`.
 ///
-/// It holds the root and everything that is built, so that nothing is written
+/// It holds the platform and everything that is built, so that nothing is written
 /// into a clone. It can be deleted at any time.
 #[derive(Clone, Debug)]
 pub struct Cache(PathBuf);
@@ -34,11 +34,6 @@ impl Cache {
 
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.0.join(path)
-    }
-
-    /// The Debian 13 root.
-    pub fn root(&self) -> PathBuf {
-        self.join("root")
     }
 }
 

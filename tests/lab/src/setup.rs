@@ -10,7 +10,7 @@ use crate::inside::{run_logged, Inside};
 use crate::place::{hash, lock, Cache, Place};
 use anyhow::{anyhow, bail, Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -26,18 +26,25 @@ pub const CC: &str = "CC=gcc-14";
 /// What the setup has made.
 #[derive(Clone, Debug)]
 pub struct Platform {
-    pub cache: Cache,
+    /// Its folder in the cache; `root` in it is the Debian 13 root.
+    pub dir: PathBuf,
     /// The kernel's release, as `uname -r` says it.
     pub release: String,
 }
 
 impl Platform {
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// For running a program inside the root.
+    pub fn inside(&self) -> Inside {
+        Inside::new(&self.dir)
+    }
+
     /// The stock kernel's modules and image, on this machine.
     pub fn modules_dir(&self) -> PathBuf {
-        self.cache
-            .root()
-            .join("usr/lib/modules")
-            .join(&self.release)
+        self.root().join("usr/lib/modules").join(&self.release)
     }
 
     pub fn vmlinuz(&self) -> PathBuf {
@@ -52,21 +59,20 @@ pub fn setup(place: &Place) -> Result<Platform> {
         .with_context(|| format!("cannot make {}", cache.dir().display()))?;
     let _lock = lock(&cache.join("lock"))?;
 
-    let status = Command::new("sh")
+    let base = Command::new("sh")
         .arg(place.clone.join("tests/lab/base.sh"))
         .arg(cache.dir())
         .stdin(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .context("cannot run sh")?;
-    if !status.success() {
+    if !base.status.success() {
         bail!("the setup is not complete");
     }
+    let dir = PathBuf::from(String::from_utf8(base.stdout)?.trim_end());
 
-    let stages = Stages {
-        cache,
-        log: cache.join("setup.log"),
-    };
-    let release = choose_kernel(cache)?;
+    let stages = Stages { dir: &dir };
+    let release = choose_kernel(cache, &stages)?;
     let headers = format!("linux-headers-{release}");
     stages.stage("headers", &headers, "installing kernel headers", || {
         stages.install(&[&headers])
@@ -94,23 +100,20 @@ pub fn setup(place: &Place) -> Result<Platform> {
             .unwrap_or_else(|_| Err(anyhow!("a stage panicked")));
         tree.and(packages)
     })?;
-    Ok(Platform {
-        cache: cache.clone(),
-        release,
-    })
+    Ok(Platform { dir, release })
 }
 
 /// The newest kernel of the series, chosen once and remembered.
-fn choose_kernel(cache: &Cache) -> Result<String> {
+fn choose_kernel(cache: &Cache, stages: &Stages) -> Result<String> {
     let file = cache.join("kernel");
-    let output = Inside::new(cache)
+    let output = Inside::new(stages.dir)
         .command("apt-cache")?
         .args(["pkgnames", &format!("linux-headers-{SERIES}.")])
         .output()?;
     let names = String::from_utf8_lossy(&output.stdout);
     if let Ok(release) = fs::read_to_string(&file) {
         let name = format!("linux-headers-{release}");
-        if stamped(cache, "headers", &name) || names.lines().any(|line| line == name) {
+        if stages.stamped("headers", &name) || names.lines().any(|line| line == name) {
             return Ok(release);
         }
         eprintln!("lab: the mirror no longer has Linux {release}, choosing another");
@@ -142,7 +145,7 @@ fn newest(names: &str) -> Option<String> {
 fn source(stages: &Stages, release: &str) -> Result<()> {
     stages.stage("source", release, "fetching the kernel's source", || {
         let headers = format!("linux-headers-{release}");
-        let output = Inside::new(stages.cache)
+        let output = Inside::new(stages.dir)
             .command("dpkg-query")?
             .args(["-W", "-f", "${source:Version}", &headers])
             .output()?;
@@ -188,8 +191,8 @@ pub fn jobs() -> usize {
 
 /// The stages of one setup.
 struct Stages<'a> {
-    cache: &'a Cache,
-    log: PathBuf,
+    /// The platform's folder.
+    dir: &'a Path,
 }
 
 impl Stages<'_> {
@@ -200,13 +203,13 @@ impl Stages<'_> {
         title: &str,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        if stamped(self.cache, name, inputs) {
+        if self.stamped(name, inputs) {
             return Ok(());
         }
         eprintln!("lab: {title}");
         let start = Instant::now();
         work().with_context(|| format!("{title} failed"))?;
-        fs::write(stamp(self.cache, name), content(inputs))?;
+        fs::write(self.stamp(name), content(inputs))?;
         eprintln!("lab: {title}: done in {} s", start.elapsed().as_secs());
         Ok(())
     }
@@ -224,24 +227,24 @@ impl Stages<'_> {
     }
 
     fn shell(&self, script: &str) -> Result<()> {
-        let mut command = Inside::new(self.cache).command("sh")?;
+        let mut command = Inside::new(self.dir).command("sh")?;
         command.arg("-c").arg(script);
-        run_logged(command, &self.log, "a step of the setup")
+        run_logged(command, &self.dir.join("setup.log"), "a step of the setup")
     }
-}
 
-fn stamp(cache: &Cache, name: &str) -> PathBuf {
-    cache.join(format!("stamp.{name}"))
+    fn stamp(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("stamp.{name}"))
+    }
+
+    /// Whether a stage was done with these inputs. (`base.sh` removes all
+    /// stamps when it makes the root.)
+    fn stamped(&self, name: &str, inputs: &str) -> bool {
+        fs::read_to_string(self.stamp(name)).is_ok_and(|found| found == content(inputs))
+    }
 }
 
 fn content(inputs: &str) -> String {
     format!("{:016x}\n", hash(inputs.as_bytes()))
-}
-
-/// Whether a stage was done with these inputs. (`base.sh` removes all stamps
-/// when it makes the root anew.)
-fn stamped(cache: &Cache, name: &str, inputs: &str) -> bool {
-    fs::read_to_string(stamp(cache, name)).is_ok_and(|found| found == content(inputs))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! QEMU's TCG, for SVM.
 
 use super::{Emulator, Machine, Running};
-use crate::inside::Inside;
 use anyhow::{bail, Context, Result};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -38,7 +37,7 @@ impl Emulator for Qemu {
         let (ours, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
 
-        let inside = Inside::new(machine.cache).bind(machine.run, RUN);
+        let inside = machine.platform.inside().bind(machine.run, RUN);
         let mut qemu = inside.command("qemu-system-x86_64")?;
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         qemu.args(["-no-reboot", "-monitor", "none", "-cpu", "EPYC,+svm,+npt"]);
@@ -101,7 +100,9 @@ fn serve_files(machine: &Machine, share: &Path) -> Result<Child> {
         bail!("cannot share {}: not a directory", share.display());
     }
     let log = machine.run.join("files.log");
-    let mut child = Inside::new(machine.cache)
+    let mut child = machine
+        .platform
+        .inside()
         .bind(machine.run, RUN)
         .bind_read_only(&share, SHARE)
         .command("/usr/libexec/virtiofsd")?
