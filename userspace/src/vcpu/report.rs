@@ -5,10 +5,10 @@
 use std::fmt;
 
 use kvm_bindings::{
-    kvm_regs, kvm_segment, kvm_sregs, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED,
+    kvm_lapic_state, kvm_regs, kvm_segment, kvm_sregs, KVM_INTERNAL_ERROR_DELIVERY_EV,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -103,7 +103,38 @@ fn activity(fd: &VcpuFd) -> String {
         Ok(KVM_MP_STATE_SIPI_RECEIVED) => "about to start",
         _ => "unknown",
     };
-    format!("  state: {state}\n")
+    let interrupts = fd
+        .get_lapic()
+        .map_or_else(|_| String::new(), |apic| interrupts(&apic));
+    format!("  state: {state}{interrupts}\n")
+}
+
+/// Which interrupts a local APIC has requested and in service.
+fn interrupts(apic: &kvm_lapic_state) -> String {
+    const TASK_PRIORITY: usize = 0x80;
+    const IN_SERVICE: usize = 0x100;
+    const REQUESTED: usize = 0x200;
+    let vectors = |base: usize| {
+        let set: Vec<String> = (0..256usize)
+            .filter(|vector| {
+                // 32 vectors to a register, registers 16 bytes apart.
+                let byte = apic.regs.get(base + vector / 32 * 16 + vector / 8 % 4);
+                byte.is_some_and(|byte| *byte as u8 >> (vector % 8) & 1 != 0)
+            })
+            .map(|vector| format!("{vector:#x}"))
+            .collect();
+        if set.is_empty() {
+            "none".to_owned()
+        } else {
+            set.join(" ")
+        }
+    };
+    let priority = apic.regs.get(TASK_PRIORITY).map_or(0, |byte| *byte as u8);
+    format!(
+        "; interrupts requested: {}; in service: {}; task priority {priority:#x}",
+        vectors(REQUESTED),
+        vectors(IN_SERVICE)
+    )
 }
 
 fn internal_error(fd: &mut VcpuFd) -> String {
@@ -297,6 +328,16 @@ mod tests {
             translate(&kvm_sregs::default(), 0x1234, |_| None),
             Some(0x1234)
         );
+    }
+
+    #[test]
+    fn interrupts_are_listed_by_vector() {
+        let mut apic = kvm_lapic_state::default();
+        assert!(interrupts(&apic).contains("requested: none; in service: none"));
+        apic.regs[0x210] = 1 << 1; // vectors 32 to 39 of the requests
+        apic.regs[0x173] = -128; // vectors 248 to 255 of those in service
+        let text = interrupts(&apic);
+        assert!(text.contains("requested: 0x21; in service: 0xff"), "{text}");
     }
 
     #[test]
