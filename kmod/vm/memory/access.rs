@@ -177,29 +177,29 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         }
     }
 
-    /// One load of 8 bytes at an aligned address; any context.
+    /// One load of 8 bytes; any context. Not for an access across slots.
     ///
     /// # Errors
     ///
     /// [`MemoryError::NoSlot`], [`MemoryError::Fault`].
     #[inline]
     pub fn read_u64_nofault(&self, gpa: Gpa) -> MemoryResult<u64> {
-        Ok(copy::read_u64_nofault(self.run(gpa)?.hva)?)
+        Ok(copy::read_u64_nofault(self.run(gpa)?.start_of(8)?)?)
     }
 
-    /// One load of 4 bytes at an aligned address; any context.
+    /// One load of 4 bytes; any context. Not for an access across slots.
     ///
     /// # Errors
     ///
     /// As [`View::read_u64_nofault`].
     #[inline]
     pub fn read_u32_nofault(&self, gpa: Gpa) -> MemoryResult<u32> {
-        Ok(copy::read_u32_nofault(self.run(gpa)?.hva)?)
+        Ok(copy::read_u32_nofault(self.run(gpa)?.start_of(4)?)?)
     }
 
-    /// Replaces `size` (1, 2, 4 or 8) naturally aligned bytes by `new` if they
-    /// are `old`, as a locked CMPXCHG does; `Ok(Err(seen))` if they are not.
-    /// May sleep.
+    /// Replaces `size` (1, 2, 4 or 8) bytes by `new` if they are `old`, as a
+    /// locked CMPXCHG does; `Ok(Err(seen))` if they are not. Atomic if naturally
+    /// aligned; otherwise only as atomic as a read and a write. May sleep.
     ///
     /// # Errors
     ///
@@ -211,12 +211,16 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         old: u64,
         new: u64,
     ) -> MemoryResult<Result<(), u64>> {
-        let run = self.writable_run(gpa)?;
-        let outcome = copy::cmpxchg(run.hva, size, old, new)?;
-        if outcome.is_ok() {
-            run.entry.mark_dirty(gpa.gfn());
+        if is_aligned(gpa, size) {
+            return self.cmpxchg_with(gpa, size, old, new, copy::cmpxchg);
         }
-        Ok(outcome)
+        let mut bytes = [0; 8];
+        let bytes = bytes.get_mut(..size as usize).ok_or(MemoryError::Fault)?;
+        self.read(gpa, bytes)?;
+        match exchange(bytes, old, new) {
+            Ok(()) => self.write(gpa, bytes).map(Ok),
+            Err(seen) => Ok(Err(seen)),
+        }
     }
 
     /// [`View::cmpxchg`] of memory that is there and writable; any context.
@@ -231,13 +235,68 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         old: u64,
         new: u64,
     ) -> MemoryResult<Result<(), u64>> {
+        if is_aligned(gpa, size) {
+            return self.cmpxchg_with(gpa, size, old, new, copy::cmpxchg_nofault);
+        }
+        let mut bytes = [0; 8];
+        let bytes = bytes.get_mut(..size as usize).ok_or(MemoryError::Fault)?;
+        self.read_nofault(gpa, bytes)?;
+        match exchange(bytes, old, new) {
+            Ok(()) => self.write_nofault(gpa, bytes).map(Ok),
+            Err(seen) => Ok(Err(seen)),
+        }
+    }
+
+    fn cmpxchg_with(
+        &self,
+        gpa: Gpa,
+        size: u32,
+        old: u64,
+        new: u64,
+        cmpxchg: impl Fn(Hva, u32, u64, u64) -> Result<Result<(), u64>, copy::Fault>,
+    ) -> MemoryResult<Result<(), u64>> {
         let run = self.writable_run(gpa)?;
-        let outcome = copy::cmpxchg_nofault(run.hva, size, old, new)?;
+        let outcome = cmpxchg(run.start_of(u64::from(size))?, size, old, new)?;
         if outcome.is_ok() {
             run.entry.mark_dirty(gpa.gfn());
         }
         Ok(outcome)
     }
+}
+
+impl Run<'_> {
+    /// Where `size` bytes are that the run must have.
+    #[inline]
+    fn start_of(&self, size: u64) -> MemoryResult<Hva> {
+        if size > self.len {
+            return Err(MemoryError::NoSlot);
+        }
+        Ok(self.hva)
+    }
+}
+
+/// An access of `size` bytes, if that is a size of one, is naturally aligned.
+/// The host's processor may not do others atomically, or take the attempt ill.
+#[inline]
+fn is_aligned(gpa: Gpa, size: u32) -> bool {
+    matches!(size, 1 | 2 | 4 | 8) && gpa.0 & u64::from(size).wrapping_sub(1) == 0
+}
+
+/// Puts `new` into `bytes` if they are `old`; else what they are.
+fn exchange(bytes: &mut [u8], old: u64, new: u64) -> Result<(), u64> {
+    let mut seen = [0; 8];
+    for (to, from) in seen.iter_mut().zip(&*bytes) {
+        *to = *from;
+    }
+    let seen = u64::from_le_bytes(seen);
+    let unused = 64_u32.saturating_sub((bytes.len() as u32).saturating_mul(8));
+    if (seen ^ old).wrapping_shl(unused) != 0 {
+        return Err(seen);
+    }
+    for (to, from) in bytes.iter_mut().zip(new.to_le_bytes()) {
+        *to = from;
+    }
+    Ok(())
 }
 
 /// How much of `wanted` bytes are among the next `available`.
