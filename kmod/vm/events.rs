@@ -134,12 +134,12 @@ impl EventQueue {
             hw.request_interrupt_window(true);
             return;
         }
-        let Some(vector) = self.external.take().or_else(|| interrupt.take()) else {
+        let Some(vector) = interrupt.take(&mut self.external) else {
             return;
         };
         self.inject(hw, Event::Interrupt(vector));
         // Another one behind it?
-        if interrupt.any(false) {
+        if interrupt.any(self.external.is_some()) {
             hw.request_interrupt_window(true);
         }
     }
@@ -195,6 +195,6 @@ pub trait InterruptSource {
     /// Whether an interrupt could be taken now; `external`: one is queued
     /// beside the controllers.
     fn any(&mut self, external: bool) -> bool;
-    /// Acknowledges the highest one.
-    fn take(&mut self) -> Option<u8>;
+    /// Acknowledges the highest one, which may be `external`.
+    fn take(&mut self, external: &mut Option<u8>) -> Option<u8>;
 }

@@ -204,8 +204,11 @@ impl<V: Vendor> Vcpu<V> {
     #[inline]
     fn run_guest_loaded(&mut self, off: &IrqOff) -> (Step, Exit) {
         loop {
-            if self.lapic.is_none() && self.user_wants_window() {
-                return (Step::Leave, Exit::HostInterrupt);
+            if self.takes_user_interrupts() && self.run.wants_interrupt_window() {
+                if self.ready_for_interrupt() {
+                    return (Step::Leave, Exit::HostInterrupt);
+                }
+                self.hw.request_interrupt_window(true);
             }
             self.deliver_events();
             // SAFETY: Nothing runs between the two calls but the world switch.
@@ -231,6 +234,7 @@ impl<V: Vendor> Vcpu<V> {
     fn load(&mut self, off: &IrqOff, cpu: u32) {
         let moved = self.last_cpu != Some(cpu);
         self.last_cpu = Some(cpu);
+        self.hw.intercept_all_msrs(self.vm.watches_msrs());
         self.hw.load(off, moved);
         task::guest_prepare(off);
         fpu::restore_if_needed(off);
@@ -376,14 +380,32 @@ impl<V: Vendor> Vcpu<V> {
             && self.events.is_idle()
     }
 
+    /// Whether interrupts of KVM_INTERRUPT reach the processor: nothing is in
+    /// the way, or a local APIC that passes those of userspace's PICs on.
+    fn takes_user_interrupts(&self) -> bool {
+        match &self.lapic {
+            None => true,
+            Some(lapic) => self.vm.chip.is_split() && lapic.accepts_extint(),
+        }
+    }
+
+    /// Whether the PIC is in the kernel; else userspace queues its interrupts.
+    #[inline]
+    pub fn has_kernel_pic(&self) -> bool {
+        self.lapic.is_some() && !self.vm.chip.is_split()
+    }
+
     fn user_wants_window(&self) -> bool {
-        self.lapic.is_none() && self.run.wants_interrupt_window() && self.ready_for_interrupt()
+        self.run.wants_interrupt_window()
+            && self.takes_user_interrupts()
+            && self.ready_for_interrupt()
     }
 
     fn store_status(&mut self) {
         let lapic = self.lapic.as_ref();
         self.run.set_status(&Status {
-            ready_for_interrupt: self.ready_for_interrupt() || lapic.is_some(),
+            ready_for_interrupt: self.has_kernel_pic()
+                || (self.takes_user_interrupts() && self.ready_for_interrupt()),
             interrupts_on: self.regs.rflags.has(Rflags::IF),
             flags: 0,
             cr8: u64::from(lapic.map_or_else(|| self.hw.cr8(), Lapic::cr8)),
@@ -407,20 +429,21 @@ struct Controllers<'a> {
 impl InterruptSource for Controllers<'_> {
     #[inline]
     fn any(&mut self, external: bool) -> bool {
-        if external {
-            return true;
-        }
         let Some(lapic) = self.lapic.as_ref() else {
-            return false;
+            return external;
         };
-        lapic.pending_vector().is_some() || (self.shared.apic.extint() && lapic.accepts_extint())
+        lapic.pending_vector().is_some()
+            || ((external || self.shared.apic.extint()) && lapic.accepts_extint())
     }
 
-    fn take(&mut self) -> Option<u8> {
-        let lapic = self.lapic.as_mut()?;
-        if self.shared.apic.extint() && lapic.accepts_extint() {
-            if let Some(vector) = self.chip.acknowledge_pic() {
-                return Some(vector);
+    fn take(&mut self, external: &mut Option<u8>) -> Option<u8> {
+        let Some(lapic) = self.lapic.as_mut() else {
+            return external.take();
+        };
+        if (external.is_some() || self.shared.apic.extint()) && lapic.accepts_extint() {
+            let vector = external.take().or_else(|| self.chip.acknowledge_pic());
+            if vector.is_some() {
+                return vector;
             }
         }
         let vector = lapic.pending_vector()?;

@@ -173,11 +173,11 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for a vector above 255, `ENXIO` with an in-kernel controller,
+    /// `EINVAL` for a vector above 255, `ENXIO` with PICs in the module,
     /// `EEXIST` when one is queued already.
     pub fn interrupt(&mut self, interrupt: &kvm_interrupt) -> Result {
         let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
-        if self.lapic.is_some() {
+        if self.lapic.is_some() && !self.vm.chip.is_split() {
             return Err(ENXIO);
         }
         if self.events.external.is_some() {
