@@ -29,6 +29,7 @@ Examples:
 const EXIT_STATUSES: &str = "\
 Exit status:
     0  the guest powered off (with --exit-port: it reported 0)
+    2  the command line is wrong
   119  the guest powered off without reporting a status (only with --exit-port)
   120  the guest reset and --no-reboot was given
   121  the guest's kernel reported a panic (pvpanic)
@@ -37,8 +38,7 @@ Exit status:
   125  ironvm could not do what was asked; the reason is on stderr
   126  ended with Ctrl-A x
   128+N  ended by signal N
-  With --exit-port any other status is the one the guest reported.
-    2  the command line is wrong";
+  With --exit-port any other status is the one the guest reported.";
 
 /// Run virtual machines on KVM.
 #[derive(Debug, Parser)]
@@ -109,7 +109,8 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_reboot: bool,
 
-    /// Give the guest a port that ends the run: a byte written there becomes the exit status
+    /// Give the guest a port (0xf4 if none is named) that ends the run: a byte written there
+    /// becomes the exit status
     #[arg(
         long,
         value_name = "PORT",
