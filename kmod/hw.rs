@@ -327,6 +327,9 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// Writes an MSR that the processor switches. The value has been checked.
     fn set_msr(&mut self, which: Hardware, value: u64);
 
+    /// Makes every access to an MSR exit, or only those that need to.
+    fn intercept_all_msrs(&mut self, on: bool);
+
     /// Sets what the processor adds to the TSC for the guest.
     fn set_tsc_offset(&mut self, offset: u64);
 

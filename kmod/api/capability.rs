@@ -98,6 +98,7 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_GET_TSC_KHZ, YES),
     // Others.
     (uapi::KVM_CAP_CHECK_EXTENSION_VM, YES),
+    (uapi::KVM_CAP_DEVICE_CTRL, YES),
     (uapi::KVM_CAP_ENABLE_CAP, YES),
     (uapi::KVM_CAP_ENABLE_CAP_VM, YES),
 ];

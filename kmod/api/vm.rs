@@ -9,6 +9,7 @@ use crate::host::file::FileObject;
 use crate::host::file::PreparedFd;
 use crate::host::user::UserPtr;
 use crate::hw::Vendor;
+use crate::uapi::kvm_create_device;
 use crate::vm::vcpu::Vcpu;
 use crate::vm::Vm;
 use kernel::prelude::*;
@@ -55,6 +56,7 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_SET_CLOCK => input |clock| vm.set_clock(clock);
             KVM_SET_TSC_KHZ => raw |khz: UserPtr| vm.set_tsc_khz(khz.addr());
             KVM_GET_TSC_KHZ => raw |_| vm.get_tsc_khz();
+            KVM_CREATE_DEVICE => input |device| create_device(device);
             KVM_X86_SET_MSR_FILTER => input |filter| vm.set_msr_filter(filter);
             _ => ENOTTY
         }
@@ -63,6 +65,15 @@ impl<V: Vendor> FileObject for Vm<V> {
     fn release(this: Arc<Self>) {
         this.shut_down();
     }
+}
+
+/// KVM_CREATE_DEVICE: no kind of device is made this way.
+///
+/// # Errors
+///
+/// `ENODEV` for every kind.
+fn create_device(_device: &kvm_create_device) -> Result {
+    Err(ENODEV)
 }
 
 /// KVM_CREATE_VCPU.

@@ -129,7 +129,7 @@ impl Svm {
             .with(Intercepts4::XSETBV)
             .with(Intercepts4::RDPRU);
         control.iopm_base = self.maps.io().0;
-        control.msrpm_base = self.maps.msr().0;
+        control.msrpm_base = self.maps.msr(false).0;
         control.vintr = VirtualInterrupt::V_INTR_MASKING;
         control.nested_ctl = vmcb::NESTED_PAGING;
     }
@@ -654,6 +654,14 @@ impl Vendor for Svm {
             Hardware::GsBase => save.gs.base = value,
             Hardware::SpecCtrl => self.spec_ctrl = value,
             Hardware::TscAux => self.tsc_aux = value,
+        }
+    }
+
+    fn intercept_all_msrs(&mut self, on: bool) {
+        let map = self.maps.msr(on).0;
+        if self.vmcb.control.msrpm_base != map {
+            self.vmcb.control.msrpm_base = map;
+            self.dirty(Clean::PERMISSION_MAPS);
         }
     }
 

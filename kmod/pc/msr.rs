@@ -166,6 +166,8 @@ impl MsrFile {
         file.put(Slot::MISC_ENABLE, MISC_ENABLE_UNAVAILABLE);
         file.put(Slot::PLATFORM_INFO, PLATFORM_INFO_CPUID_FAULTS);
         file.put(Slot::POLL_CONTROL, 1);
+        // Every bank, and MCG_CTL none, until the VMM says otherwise.
+        file.put(Slot::MCG_CAP, u64::from(mce::MAX_BANKS));
         file.put(Slot::ARCH_CAPABILITIES, arch_capabilities);
         file.put(Slot::UCODE_REV, lists::default_ucode(vendor));
         // Three errata are known, and the processor has none of them.

@@ -415,7 +415,12 @@ fn simple_moves() {
             assert!(short.visible() == emulated.visible(), "{bytes:02x?}");
         }
         let crossing = Gpa(DEVICE.start + 0x1000);
-        let size = simple_move(&insn, &Gprs::default(), crossing).unwrap().size;
+        let size = simple_move(&insn, &Gprs::default(), Gpa(crossing.0 + 8))
+            .unwrap()
+            .size;
+        // The processor gives a page's start for what reaches into it, too.
+        let reaches = simple_move(&insn, &Gprs::default(), crossing).is_none();
+        assert_eq!(reaches, size > 1, "{bytes:02x?}");
         let last = Gpa(crossing.0 - u64::from(size));
         assert!(simple_move(&insn, &Gprs::default(), last).is_some());
         let beyond = Gpa(last.0 + 1);

@@ -8,11 +8,19 @@ use crate::hw::Vendor;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::PAGE_SIZE;
 use crate::pc::lapic;
+use crate::pc::lapic::regs::base;
 use crate::pc::lapic::Effect;
 use crate::pc::lapic::EoiAction;
 use crate::pc::lapic::GpFault;
 use crate::pc::lapic::Mode;
 use crate::uapi;
+
+/// A value of IA32_APIC_BASE for a local APIC that userspace models: what the
+/// register can hold.
+pub fn user_base(value: u64) -> Option<u64> {
+    let reserved = value & base::RESERVED_LOW != 0;
+    (!reserved && Mode::from_base(value).is_some()).then_some(value)
+}
 
 impl<V: Vendor> Vcpu<V> {
     /// RDMSR of 0x800 to 0x8ff.
@@ -31,22 +39,26 @@ impl<V: Vendor> Vcpu<V> {
             clock: &self.time,
         };
         let effect = lapic.x2apic_write(msr, value, &context)?;
+        self.hw.set_cr8(lapic.cr8());
         Ok(self.apply_apic_effect(effect))
     }
 
-    /// Offset in the page of the local APIC, if that is where `gpa` is.
+    /// Offset in the page of the local APIC, if that is where `gpa` is. The page
+    /// is there in every mode.
     #[inline]
     pub fn apic_offset(&self, gpa: Gpa) -> Option<u32> {
         let lapic = self.lapic.as_ref()?;
         let offset = gpa.0.wrapping_sub(lapic.page_address());
-        (offset < PAGE_SIZE && lapic.mode() == Mode::XApic).then_some(offset as u32)
+        (offset < PAGE_SIZE).then_some(offset as u32)
     }
 
-    /// Reads the page of the local APIC.
-    pub fn apic_page_read(&mut self, offset: u32, size: u8) -> u32 {
+    /// Reads the page of the local APIC: all ones but in xAPIC mode.
+    pub fn apic_page_read(&mut self, offset: u32, size: u8) -> u64 {
         match self.lapic.as_mut() {
-            Some(lapic) => lapic.mmio_read(offset, size, &self.time),
-            None => 0,
+            Some(lapic) if lapic.mode() == Mode::XApic => {
+                u64::from(lapic.mmio_read(offset, size, &self.time))
+            }
+            _ => u64::MAX,
         }
     }
 
@@ -55,6 +67,9 @@ impl<V: Vendor> Vcpu<V> {
         let Some(lapic) = self.lapic.as_mut() else {
             return Step::Resume;
         };
+        if lapic.mode() != Mode::XApic {
+            return Step::Resume;
+        }
         let context = lapic::Context {
             post: &self.shared.apic,
             clock: &self.time,

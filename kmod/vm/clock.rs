@@ -235,6 +235,10 @@ impl<V: Vendor> Vcpu<V> {
             Effect::StealTime(record) => {
                 self.clock.steal_time = record;
                 self.clock.run_delay = task::sched_run_delay_ns();
+                // The guest sees by the version that it is there.
+                if let Some(record) = record {
+                    self.steal_time_pending = Some(record);
+                }
             }
             Effect::PvEoi(record) => self.pv_eoi = record,
             _ => {}
@@ -244,6 +248,9 @@ impl<V: Vendor> Vcpu<V> {
 
     /// Writes the records of the clocks.
     pub fn update_clock(&mut self) {
+        if let Some(record) = self.steal_time_pending.take() {
+            self.write_steal_time(record, 0);
+        }
         if let Some(record) = self.wall_clock_pending.take() {
             self.vm.write_wall_clock(record);
         }

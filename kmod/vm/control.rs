@@ -233,7 +233,7 @@ impl<V: Vendor> Vcpu<V> {
     pub fn set_apic_base(&mut self, value: u64, initiator: Initiator) -> Result<(), GpFault> {
         match self.lapic.as_mut() {
             Some(lapic) => lapic.set_apic_base(value, initiator, &self.shared.apic)?,
-            None => self.user_apic_base = value,
+            None => self.user_apic_base = super::apic::user_base(value).ok_or(GpFault)?,
         }
         self.mirror_state_in_cpuid();
         Ok(())

@@ -109,7 +109,7 @@ impl<V: Vendor> Vcpu<V> {
 
     fn interrupt_window(&mut self) -> Handled {
         self.hw.request_interrupt_window(false);
-        Ok(if self.lapic.is_some() {
+        Ok(if self.has_kernel_pic() {
             Step::Resume
         } else {
             Step::Leave

@@ -127,8 +127,9 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
 
     fn set_apic_base(&mut self, value: u64, origin: Origin) -> Result<(), MsrError> {
         let Some(lapic) = self.lapic.as_mut() else {
-            *self.user_apic_base = value;
-            return Ok(());
+            return super::apic::user_base(value)
+                .map(|base| *self.user_apic_base = base)
+                .ok_or(MsrError::Invalid);
         };
         let initiator = match origin {
             Origin::Guest => Initiator::Guest,
@@ -155,6 +156,7 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
         self.effect = lapic
             .x2apic_write(index, value, &context)
             .map_err(|_| MsrError::Invalid)?;
+        self.hw.set_cr8(lapic.cr8());
         Ok(())
     }
 

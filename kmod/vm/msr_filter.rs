@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Which MSRs the guest may access: KVM_X86_SET_MSR_FILTER (KVM API document,
-//! 4.97). MSRs that the processor switches without an exit are not filtered.
+//! 4.97).
 
 use super::Vm;
 use crate::host::sync::Srcu;
@@ -56,6 +56,13 @@ impl MsrFilter {
 }
 
 impl<V: Vendor> Vm<V> {
+    /// Whether userspace wants to decide on accesses to MSRs, also to those that
+    /// need no exit otherwise.
+    #[inline]
+    pub fn watches_msrs(&self) -> bool {
+        self.msr_filter.active.load(Ordering::Relaxed) || self.settings.user_msr() != 0
+    }
+
     /// Whether the guest may access the MSR.
     #[inline]
     pub fn allows_msr(&self, index: u32, direction: Direction) -> bool {

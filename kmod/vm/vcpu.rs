@@ -149,6 +149,8 @@ pub struct Vcpu<V: Vendor> {
     pub clock: VcpuClock,
     /// The guest wants its wall clock written there.
     pub wall_clock_pending: Option<Gpa>,
+    /// The guest wants its steal time written there.
+    pub steal_time_pending: Option<Gpa>,
     /// The guest's flag for paravirtual EOI.
     pub pv_eoi: Option<Gpa>,
     /// An INIT has arrived.
@@ -209,6 +211,7 @@ impl<V: Vendor> Vcpu<V> {
             time: vm.clock.guest_time(),
             clock: VcpuClock::new(),
             wall_clock_pending: None,
+            steal_time_pending: None,
             pv_eoi: None,
             init_pending: false,
             sipi_pending: None,

@@ -2,8 +2,8 @@
 
 //! The I/O and MSR permission maps: APM vol. 2, 15.10.1 and 15.11.
 //!
-//! A set bit is an intercept. Every vCPU uses the same two maps: all ports
-//! exit, and all MSRs except those that VMRUN, VMLOAD and VMSAVE switch and
+//! A set bit is an intercept. All vCPUs share the maps: all ports exit, and all
+//! MSRs except those that VMRUN, VMLOAD and VMSAVE switch and
 //! whose values need no check.
 
 use crate::host::page::HostPages;
@@ -33,6 +33,8 @@ const PASSED_THROUGH: [u32; 9] = [
 struct Maps {
     io: HostPages,
     msr: HostPages,
+    /// With every MSR intercepted: for VMs whose userspace filters them.
+    all_msrs: HostPages,
 }
 
 static MAPS: Global<Maps> = Global::new();
@@ -42,6 +44,7 @@ static MAPS: Global<Maps> = Global::new();
 pub(super) struct PermissionMaps {
     io: Hpa,
     msr: Hpa,
+    all_msrs: Hpa,
 }
 
 impl PermissionMaps {
@@ -51,10 +54,12 @@ impl PermissionMaps {
             Some(maps) => Self {
                 io: maps.io.hpa(),
                 msr: maps.msr.hpa(),
+                all_msrs: maps.all_msrs.hpa(),
             },
             None => Self {
                 io: Hpa(0),
                 msr: Hpa(0),
+                all_msrs: Hpa(0),
             },
         }
     }
@@ -63,8 +68,13 @@ impl PermissionMaps {
         self.io
     }
 
-    pub(super) fn msr(self) -> Hpa {
-        self.msr
+    /// `all`: every MSR is intercepted.
+    pub(super) fn msr(self, all: bool) -> Hpa {
+        if all {
+            self.all_msrs
+        } else {
+            self.msr
+        }
     }
 }
 
@@ -90,7 +100,9 @@ pub(super) fn init() -> Result {
         let byte: u8 = msr.read(offset).ok_or(EINVAL)?;
         msr.write(offset, byte & !(3 << shift)).ok_or(EINVAL)?;
     }
-    MAPS.set(Maps { io, msr })
+    let all_msrs = HostPages::alloc(MSR_MAP_ORDER)?;
+    all_msrs.fill(0xff);
+    MAPS.set(Maps { io, msr, all_msrs })
 }
 
 /// Frees the maps.

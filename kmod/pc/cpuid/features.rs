@@ -493,11 +493,14 @@ words! {
     /// Leaf 0x8000_0021, EAX.
     Ext21Eax = (0x8000_0021, 0, Eax) {
         given [
-            NO_NESTED_DATA_BP = 0, WRMSR_XX_BASE_NS = 1, LFENCE_RDTSC = 2, VERW_CLEAR = 5,
-            NULL_SEL_CLR_BASE = 6, AUTOIBRS = 8, PREFETCHI = 20, SBPB = 27, IBPB_BRTYPE = 28,
-            SRSO_NO = 29, SRSO_USER_KERNEL_NO = 30,
+            NO_NESTED_DATA_BP = 0, WRMSR_XX_BASE_NS = 1, VERW_CLEAR = 5, NULL_SEL_CLR_BASE = 6,
+            AUTOIBRS = 8, PREFETCHI = 20, SBPB = 27, IBPB_BRTYPE = 28, SRSO_NO = 29,
+            SRSO_USER_KERNEL_NO = 30,
         ]
         emulated [
+            /// LFENCE serializes: Linux makes it so on AMD's processors (DE_CFG)
+            /// when it boots, where it is not so by itself.
+            LFENCE_RDTSC = 2,
             /// There is no SMM_CTL MSR.
             NO_SMM_CTL_MSR = 9,
         ]

@@ -18,6 +18,10 @@ use crate::uapi::{
 
 /// Highest basic leaf that is described.
 const MAX_BASIC: u32 = 0x1f;
+/// The caches of AMD's processors.
+const CACHES_EXTENDED: u32 = 0x8000_001d;
+/// More features of AMD's processors.
+const FEATURES_EXTENDED_2: u32 = 0x8000_0021;
 /// Highest extended leaf that is described.
 const MAX_EXTENDED: u32 = 0x8000_0022;
 /// Highest subleaf of leaf 7 that is described.
@@ -470,8 +474,13 @@ fn extended(
     if first.eax < 0x8000_0000 {
         return Ok(());
     }
-    first.eax = first.eax.min(MAX_EXTENDED);
-    let last = first.eax;
+    let mut last = first.eax.min(MAX_EXTENDED);
+    // What the module adds there is to be seen. Only where the host has the
+    // leaves up to the caches, which VMMs then take from it.
+    if last >= CACHES_EXTENDED && platform.word(Word::Ext21Eax) != 0 {
+        last = last.max(FEATURES_EXTENDED_2);
+    }
+    first.eax = last;
     sink.leaf(0x8000_0000, first)?;
     for function in 0x8000_0001..=last {
         let Some(answer) = extended_leaf(function, host(function, 0), platform) else {
@@ -479,8 +488,8 @@ fn extended(
         };
         sink.leaf(function, answer)?;
     }
-    if platform.vendor == Vendor::Amd && last >= 0x8000_001d {
-        caches(host, 0x8000_001d, sink)?;
+    if platform.vendor == Vendor::Amd && last >= CACHES_EXTENDED {
+        caches(host, CACHES_EXTENDED, sink)?;
     }
     Ok(())
 }
@@ -520,7 +529,7 @@ fn extended_leaf(function: u32, host: Answer, platform: &Platform) -> Option<Ans
             eax: host.eax & 7,
             ..Answer::ZERO
         },
-        0x8000_0021 => Answer {
+        FEATURES_EXTENDED_2 => Answer {
             eax: word(Word::Ext21Eax),
             ecx: word(Word::Ext21Ecx),
             ..Answer::ZERO

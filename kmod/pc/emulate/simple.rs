@@ -48,7 +48,10 @@ pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa) -> Option<SimpleMove> {
         (Map::Of, 0xb7 | 0xbf) => (false, 2),
         _ => return None,
     };
-    if gpa.page_offset() > PAGE_SIZE - u64::from(size) {
+    // The processor gives the start of a page for an access that reaches into
+    // it from the page before.
+    let at = gpa.page_offset();
+    if at > PAGE_SIZE - u64::from(size) || (at == 0 && size > 1) {
         return None;
     }
     let data = match (write, insn.opcode) {

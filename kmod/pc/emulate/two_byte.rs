@@ -37,6 +37,7 @@ impl<C: EmuContext> Exec<'_, C> {
                 self.multiply_into_register(size, None)
             }
             0xb0 | 0xb1 => self.compare_exchange(),
+            0xbc | 0xbd => self.bit_scan(),
             0xb6 | 0xb7 => self.move_extended(1 << (self.insn.opcode & 1), false),
             0xbe | 0xbf => self.move_extended(1 << (self.insn.opcode & 1), true),
             0xc0 | 0xc1 => self.exchange_add(),
@@ -118,6 +119,28 @@ impl<C: EmuContext> Exec<'_, C> {
             self.replace(place, size, old, new)?;
         }
         self.assign_flag(Rflags::CF, old & bit != 0);
+        self.finish()
+    }
+
+    /// BSF and BSR. With F3 they are other instructions on some processors,
+    /// TZCNT and LZCNT, and which the guest has is not known here.
+    fn bit_scan(&mut self) -> Step<()> {
+        if self.insn.prefixes.mandatory() == Mandatory::F3 {
+            return Err(Outcome::Unhandleable);
+        }
+        let size = self.insn.operand_size;
+        let place = self.rm(size, Use::Read)?;
+        let value = self.load(&place, size)?;
+        self.assign_flag(Rflags::ZF, value == 0);
+        // Of zero, the destination stays as it was, as all processors have it.
+        let found = if self.insn.opcode == 0xbc {
+            value.trailing_zeros()
+        } else {
+            63u32.wrapping_sub(value.leading_zeros())
+        };
+        if value != 0 {
+            self.write_reg(self.insn.reg(), size, u64::from(found));
+        }
         self.finish()
     }
 

@@ -20,7 +20,7 @@ pub enum Mode {
 impl Mode {
     /// The mode an IA32_APIC_BASE asks for; `None` for the combination that
     /// is illegal.
-    const fn from_base(value: u64) -> Option<Self> {
+    pub const fn from_base(value: u64) -> Option<Self> {
         match (value & base::ENABLE != 0, value & base::X2APIC != 0) {
             (false, false) => Some(Self::Disabled),
             (true, false) => Some(Self::XApic),

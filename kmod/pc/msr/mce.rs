@@ -54,7 +54,7 @@ pub enum Injected {
 }
 
 impl MsrFile {
-    /// Banks the vCPU has; none before `KVM_X86_SETUP_MCE`.
+    /// Banks the vCPU has; all there can be before `KVM_X86_SETUP_MCE`.
     pub fn banks(&self) -> u32 {
         // At most MAX_BANKS, since `setup_mce`.
         (self.get(Slot::MCG_CAP) & MCG_BANKS) as u32

@@ -258,9 +258,9 @@ const fn value(index: u32, slot: Slot) -> Row {
     row(index, Home::Value(slot)).listed(Listed::State)
 }
 
-/// An MSR that guests touch and that means nothing here.
+/// An MSR that guests read and that means nothing here.
 const fn constant(index: u32, value: u64) -> Row {
-    row(index, Home::Constant(value)).guest(Access::ReadOnly)
+    row(index, Home::Constant(value)).both(Access::ReadOnly)
 }
 
 /// Likewise, and writes are forgotten.
@@ -355,7 +355,7 @@ pub const TABLE: [Row; 87] = [
         .guest(Access::ReadOnly)
         .listed(Listed::Feature),
     // 8 variable ranges, fixed ranges, write-combining.
-    constant(MTRR_CAP, 0x508).both(Access::ReadOnly),
+    constant(MTRR_CAP, 0x508),
     value(ARCH_CAPABILITIES, Slot::ARCH_CAPABILITIES)
         .guest(Access::ReadOnly)
         .needs(Needs::Any(&[Feature::ARCH_CAPABILITIES]))
@@ -364,7 +364,7 @@ pub const TABLE: [Row; 87] = [
         .both(Access::WriteOnly)
         .needs(Needs::Any(&[Feature::FLUSH_L1D])),
     // A second-level cache of a Pentium II, enabled.
-    constant(BBL_CR_CTL3, 0xbe70_2111),
+    row(BBL_CR_CTL3, Home::Constant(0xbe70_2111)),
     value(MISC_FEATURES_ENABLES, Slot::MISC_FEATURES_ENABLES).check(Check::MiscFeatures),
     hardware(SYSENTER_CS, Hardware::SysenterCs),
     hardware(SYSENTER_ESP, Hardware::SysenterEsp).check(Check::SignExtend),
@@ -381,7 +381,10 @@ pub const TABLE: [Row; 87] = [
     value(MISC_ENABLE, Slot::MISC_ENABLE).check(Check::MiscEnable),
     // Branches are not recorded: the bits are taken and stay zero.
     ignored(DEBUGCTL).check(Check::Bits(0x3f)),
-    constant(LAST_BRANCH_FROM, 0).to(LAST_INTERRUPT_TO),
+    ignored(LAST_BRANCH_FROM)
+        .to(LAST_INTERRUPT_TO)
+        .guest(Access::ReadOnly)
+        .check(Check::Bits(0)),
     value(POWER_CTL, Slot::POWER_CTL),
     value(MTRR_PHYS_BASE0, Slot::MTRR_VARIABLE)
         .to(MTRR_PHYS_MASK7)
@@ -427,8 +430,7 @@ pub const TABLE: [Row; 87] = [
     value(abi::MSR_KVM_SYSTEM_TIME_NEW, Slot::SYSTEM_TIME)
         .needs(Needs::Paravirtual(Feature::PV_CLOCKSOURCE2)),
     // Asynchronous page faults are not there yet; a VMM may restore zeros.
-    constant(abi::MSR_KVM_ASYNC_PF_EN, 0)
-        .guest(Access::ReadWrite)
+    ignored(abi::MSR_KVM_ASYNC_PF_EN)
         .check(Check::Bits(0))
         .needs(Needs::Paravirtual(Feature::PV_ASYNC_PF)),
     value(abi::MSR_KVM_STEAL_TIME, Slot::STEAL_TIME)
@@ -440,9 +442,8 @@ pub const TABLE: [Row; 87] = [
     value(abi::MSR_KVM_POLL_CONTROL, Slot::POLL_CONTROL)
         .check(Check::Bits(1))
         .needs(Needs::Paravirtual(Feature::PV_POLL_CONTROL)),
-    constant(abi::MSR_KVM_ASYNC_PF_INT, 0)
+    ignored(abi::MSR_KVM_ASYNC_PF_INT)
         .to(abi::MSR_KVM_ASYNC_PF_ACK)
-        .guest(Access::ReadWrite)
         .check(Check::Bits(0))
         .needs(Needs::Paravirtual(Feature::PV_ASYNC_PF_INT)),
     row(EFER, Home::Efer),
@@ -470,7 +471,7 @@ pub const TABLE: [Row; 87] = [
     constant(INT_PENDING_MSG, 0),
     ignored(MMIO_CONF_BASE).check(Check::Bits(0)),
     constant(TSEG_ADDR, 0).to(TSEG_MASK),
-    constant(VM_CR, 0),
+    ignored(VM_CR).guest(Access::ReadOnly),
     value(VIRT_SPEC_CTRL, Slot::VIRT_SPEC_CTRL)
         .check(Check::Bits(1 << 2))
         .needs(Needs::Any(&[Feature::VIRT_SSBD]))

@@ -164,6 +164,21 @@ fn amd_has_what_only_amd_has() {
 }
 
 #[test]
+fn an_older_amd_gets_the_leaf_that_says_lfence_serializes() {
+    for (last, expected) in [(0x8000_001e, 0x8000_0021), (0x8000_001a, 0x8000_001a)] {
+        let host = |leaf: u32, index: u32| match leaf {
+            0x8000_0000 => answer(last, 0, 0, 0),
+            0x8000_001f.. => Answer::ZERO,
+            _ => amd(leaf, index),
+        };
+        let entries = list(&host, &restrictions());
+        assert_eq!(find(&entries, 0x8000_0000, 0).unwrap().eax, expected);
+        let more = find(&entries, 0x8000_0021, 0).map(|leaf| leaf.eax);
+        assert_eq!(more, (expected > last).then_some(1 << 2 | 1 << 9));
+    }
+}
+
+#[test]
 fn intel_has_what_only_intel_has() {
     let entries = list(&intel, &restrictions());
     assert_eq!(find(&entries, 0, 0).unwrap().eax, 0x1f);
