@@ -253,7 +253,8 @@ fn run(config: &Config, port: &mut File) -> Result<u32> {
     command.current_dir(if config.share { SHARE } else { "/" });
     command.env_clear();
     command.env("PATH", format!("{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"));
-    command.envs([("HOME", "/"), ("TERM", "linux"), ("RUST_BACKTRACE", "1")]);
+    command.envs([("HOME", "/"), ("TERM", "linux"), ("PS1", "host# ")]);
+    command.env("RUST_BACKTRACE", "1");
     let signals = child_signals()?;
     let (child, streams) = if config.terminal {
         start_on_terminal(command)?
