@@ -3,7 +3,7 @@
 //! The guest of `lab run`: the stock kernel with busybox, under ironvm. Its
 //! initramfs is made on this machine, the rest runs in the host under test.
 
-use crate::image::{add_busybox, Archive};
+use crate::image::{add_busybox, add_modules, Archive};
 use crate::inside::tail;
 use crate::setup::Platform;
 use anyhow::{bail, Context, Result};
@@ -18,6 +18,8 @@ use std::process::{Command, Stdio};
 pub const KERNEL: &str = "/lab/guest/vmlinuz";
 /// The guest's initramfs, in the host under test.
 pub const INITRD: &str = "/lab/guest/initrd.cpio";
+/// Modules of the stock kernel that the guest loads: drivers of ironvm's devices.
+pub const MODULES: [&str; 2] = ["virtio_blk", "virtio_rng"];
 /// The guest's first program. With a command to run, it marks the beginning
 /// and the end of its output; see [`Marks`].
 pub const INIT: &str = r#"#!/bin/sh
@@ -29,6 +31,9 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 export PATH=/bin HOME=/ TERM=linux
+for module in virtio_blk virtio_rng; do
+    modprobe -q $module
+done
 if [ -e /lab/command ]; then
     mark=$(cat /lab/mark)
     stty -opost -echo 2>/dev/null
@@ -49,6 +54,7 @@ poweroff -f
 pub fn initrd(platform: &Platform) -> Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
     add_busybox(&mut archive, platform)?;
+    add_modules(&mut archive, platform, &MODULES)?;
     archive.program("/init", INIT.as_bytes())?;
     archive.finish()
 }

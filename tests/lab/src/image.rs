@@ -144,7 +144,7 @@ pub fn add_busybox<W: Write>(archive: &mut Archive<W>, platform: &Platform) -> R
 pub fn platform_piece(platform: &Platform) -> Result<PathBuf> {
     let made_of = format!(
         "{VERSION} {} {:016x}",
-        MODULES.join(" "),
+        [&MODULES[..], &guest::MODULES[..]].concat().join(" "),
         hash(guest::INIT.as_bytes())
     );
     let name = format!(
@@ -161,7 +161,7 @@ pub fn platform_piece(platform: &Platform) -> Result<PathBuf> {
     let temporary = images.join(format!("new-{}", std::process::id()));
     let mut archive = Archive::new(BufWriter::new(File::create(&temporary)?));
     add_busybox(&mut archive, platform)?;
-    add_modules(&mut archive, platform)?;
+    add_modules(&mut archive, platform, &MODULES)?;
     archive.file(guest::KERNEL, &fs::read(platform.vmlinuz())?)?;
     archive.file(guest::INITRD, &guest::initrd(platform)?)?;
     archive
@@ -172,10 +172,15 @@ pub fn platform_piece(platform: &Platform) -> Result<PathBuf> {
     Ok(piece)
 }
 
-/// Adds the stock modules, decompressed, with a `modules.dep` that says so.
-fn add_modules<W: Write>(archive: &mut Archive<W>, platform: &Platform) -> Result<()> {
+/// Adds stock modules and what they need, decompressed, with a `modules.dep`
+/// that says so.
+pub fn add_modules<W: Write>(
+    archive: &mut Archive<W>,
+    platform: &Platform,
+    names: &[&str],
+) -> Result<()> {
     let dep = platform.modules_dir().join("modules.dep");
-    let files = Dependencies::read(&dep)?.load_order(MODULES);
+    let files = Dependencies::read(&dep)?.load_order(names.iter().copied());
     let home = format!("/lib/modules/{}", platform.release);
     for file in &files {
         let output = platform
