@@ -37,6 +37,7 @@ use kernel::prelude::*;
 pub use crate::pc::nested::reach;
 pub use crate::pc::nested::Access;
 pub use crate::pc::nested::Entry;
+#[allow(unused_imports, reason = "for VMX")]
 pub use crate::pc::nested::Ept;
 pub use crate::pc::nested::Format;
 pub use crate::pc::nested::Level;
@@ -122,11 +123,13 @@ impl<F: Format> NestedTable<F> {
     }
 
     /// Levels of the table.
+    #[allow(dead_code, reason = "for VMX, whose pointer to the root holds it")]
     pub fn levels(&self) -> u8 {
         self.levels
     }
 
     /// Leaves of each size. Exact once nobody changes the table.
+    #[allow(dead_code, reason = "for statistics")]
     pub fn mapped(&self) -> Mapped {
         let [small, large, huge] = &self.mapped.0;
         Mapped {
@@ -231,6 +234,7 @@ impl<'t, F: Format> Reader<'t, F> {
 
     /// The leaf for `gfn`, if it is mapped. The processor and other readers may
     /// be changing it.
+    #[allow(dead_code, reason = "for debugging")]
     pub fn lookup(&self, gfn: Gfn) -> Option<(Entry<F>, Level)> {
         let place = self.walk().descend(gfn);
         let size = Level::of_table(place.level)?;

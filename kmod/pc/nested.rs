@@ -40,7 +40,8 @@ pub enum Level {
 
 impl Level {
     /// Every size, largest first.
-    pub const DESCENDING: [Self; 3] = [Self::Size1G, Self::Size2M, Self::Size4K];
+    #[cfg(test)]
+    const DESCENDING: [Self; 3] = [Self::Size1G, Self::Size2M, Self::Size4K];
 
     /// The level of the table that such a leaf is in.
     #[inline]
@@ -181,9 +182,6 @@ const LARGE: u64 = 1 << 7;
 const MAY_WRITE: u64 = 1 << 52;
 
 impl<F: Format> Entry<F> {
-    /// Maps nothing.
-    pub const EMPTY: Self = Self::from_raw(0);
-
     /// The entry with these bits.
     #[inline]
     pub const fn from_raw(raw: u64) -> Self {
@@ -281,8 +279,8 @@ impl<F: Format> Entry<F> {
     }
 
     /// The processor has written through this leaf since the bit was cleared.
-    #[inline]
-    pub const fn is_dirty(self) -> bool {
+    #[cfg(test)]
+    const fn is_dirty(self) -> bool {
         self.raw & F::DIRTY != 0
     }
 

@@ -172,6 +172,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
     }
 
     /// Leaves of the nested tables by size, for statistics.
+    #[allow(dead_code, reason = "for statistics")]
     pub fn mapped(&self) -> Mapped {
         self.nested.mapped()
     }

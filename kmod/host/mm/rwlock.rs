@@ -52,12 +52,6 @@ impl<T> RwLock<T> {
         WriteGuard(self, PhantomData)
     }
 
-    /// The value, which nobody else can reach.
-    pub fn get_mut(self: Pin<&mut Self>) -> &mut T {
-        // SAFETY: `value` is not structurally pinned, and `self` is exclusive.
-        unsafe { &mut *self.get_unchecked_mut().value.get() }
-    }
-
     /// Whether a holder should let go: another wants the lock or the processor.
     #[inline]
     pub fn is_wanted(&self) -> bool {

@@ -150,6 +150,7 @@ impl TableList {
     }
 
     /// Nothing in it.
+    #[allow(dead_code, reason = "completes the type")]
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.head == 0
@@ -194,16 +195,6 @@ impl Drop for TableList {
 pub fn encryption_bit() -> u64 {
     // SAFETY: Reads a variable that does not change after boot.
     unsafe { bindings::iv_encryption_bit() }
-}
-
-/// Levels of the host's own page tables, which on AMD are those of nested ones.
-pub fn host_levels() -> u8 {
-    // SAFETY: Reads a variable that does not change after boot.
-    if unsafe { bindings::iv_five_levels() } {
-        5
-    } else {
-        4
-    }
 }
 
 /// Tables a single mapping can need: all levels below the root of five.

@@ -48,11 +48,6 @@ u64 iv_encryption_bit(void)
 	return sme_me_mask;
 }
 
-bool iv_five_levels(void)
-{
-	return pgtable_l5_enabled();
-}
-
 void iv_rwlock_init(rwlock_t *lock)
 {
 	rwlock_init(lock);

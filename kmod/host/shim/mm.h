@@ -13,7 +13,6 @@ void iv_table_free(void *table);
 void *iv_table_next(const void *table);
 void iv_table_set_next(void *table, void *next);
 u64 iv_encryption_bit(void);
-bool iv_five_levels(void);
 
 /* Reader-writer spinlock. */
 void iv_rwlock_init(rwlock_t *lock);

@@ -96,7 +96,8 @@ impl Invalidations {
     }
 
     /// Changes under way.
-    pub fn active(&self) -> u64 {
+    #[cfg(test)]
+    fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
     }
 }

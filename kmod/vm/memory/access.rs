@@ -77,6 +77,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     /// # Errors
     ///
     /// [`MemoryError::NoSlot`].
+    #[allow(dead_code, reason = "for pages the module keeps at hand")]
     #[inline]
     pub fn hva_of(&self, gpa: Gpa) -> MemoryResult<(Hva, u64)> {
         self.run(gpa).map(|run| (run.hva, run.len))
@@ -171,6 +172,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
 
     /// Notes that the guest's page at `gpa` has been written by other means: by
     /// an address from [`View::hva_of`].
+    #[allow(dead_code, reason = "for pages the module keeps at hand")]
     pub fn mark_dirty(&self, gpa: Gpa) {
         if let Ok(run) = self.run(gpa) {
             run.entry.mark_dirty(gpa.gfn());
