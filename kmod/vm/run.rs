@@ -23,6 +23,7 @@ use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::hw::Exit;
 use crate::hw::Vendor;
+use crate::pc::control;
 use crate::pc::lapic::Lapic;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::Exception;
@@ -105,6 +106,7 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EIO);
         }
         self.take_synced_registers()?;
+        self.take_user_cr8()?;
         let _mask = self.sigmask.map(|mask| mask.apply());
         self.fpu.swap_in()?;
         let result = self.run_loops();
@@ -115,6 +117,16 @@ impl<V: Vendor> Vcpu<V> {
             self.run.set_reason(uapi::KVM_EXIT_INTR);
         }
         result
+    }
+
+    /// CR8 is the VMM's to set where it models the local APIC.
+    fn take_user_cr8(&mut self) -> Result {
+        if self.lapic.is_some() {
+            return Ok(());
+        }
+        let cr8 = control::write_cr8(self.run.cr8()).map_err(|_| EINVAL)?;
+        self.set_cr8(cr8);
+        Ok(())
     }
 
     fn run_loops(&mut self) -> Result {
@@ -128,7 +140,7 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EINTR);
         }
         loop {
-            self.process_requests()?;
+            self.process_requests();
             if self.mp_state != MpState::Runnable && !self.wait_until_runnable()? {
                 continue;
             }
@@ -203,6 +215,16 @@ impl<V: Vendor> Vcpu<V> {
 
     #[inline]
     fn run_guest_loaded(&mut self, off: &IrqOff) -> (Step, Exit) {
+        let tracked = task::guest_state_tracked();
+        if !tracked {
+            // RCU takes the guest for user mode. With a tick on every CPU, to
+            // hear of it each time this loop is entered is enough.
+            // SAFETY: Nothing runs between the two calls.
+            unsafe {
+                task::guest_state_enter(off);
+                task::guest_state_exit(off);
+            }
+        }
         loop {
             if self.takes_user_interrupts() && self.run.wants_interrupt_window() {
                 if self.ready_for_interrupt() {
@@ -211,11 +233,7 @@ impl<V: Vendor> Vcpu<V> {
                 self.hw.request_interrupt_window(true);
             }
             self.deliver_events();
-            // SAFETY: Nothing runs between the two calls but the world switch.
-            unsafe { task::guest_state_enter(off) };
-            self.hw.enter(off, &mut self.regs);
-            // SAFETY: Follows the call above.
-            unsafe { task::guest_state_exit(off) };
+            self.enter(off, tracked);
             self.exits = self.exits.wrapping_add(1);
             self.events.after_exit(&self.hw);
             self.sync_tpr();
@@ -228,6 +246,20 @@ impl<V: Vendor> Vcpu<V> {
                 // The handler says it again where errors can be told.
                 Err(_) => return (Step::Sleep, exit),
             }
+        }
+    }
+
+    /// Enters the guest; with `tracked`, the kernel wants to be told.
+    #[inline]
+    fn enter(&mut self, off: &IrqOff, tracked: bool) {
+        if tracked {
+            // SAFETY: Nothing runs before the world switch.
+            unsafe { task::guest_state_enter(off) };
+        }
+        self.hw.enter(off, &mut self.regs);
+        if tracked {
+            // SAFETY: Follows the call above.
+            unsafe { task::guest_state_exit(off) };
         }
     }
 
@@ -298,7 +330,7 @@ impl<V: Vendor> Vcpu<V> {
             .deliver(&mut self.hw, &mut self.regs, &mut source);
         self.offer_pv_eoi();
         // A VMM that models the local APIC sees every write.
-        let watch = self.lapic.as_ref().map_or(true, is_blocked_by_tpr);
+        let watch = self.lapic.as_ref().is_none_or(is_blocked_by_tpr);
         self.hw.intercept_cr8_write(watch);
     }
 
@@ -344,7 +376,7 @@ impl<V: Vendor> Vcpu<V> {
     /// runnable now.
     fn wait_until_runnable(&mut self) -> Result<bool> {
         self.take_posted();
-        self.process_requests()?;
+        self.process_requests();
         if self.mp_state == MpState::Halted && self.can_wake() {
             self.mp_state = MpState::Runnable;
         }
