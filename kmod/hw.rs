@@ -238,9 +238,6 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
 
-    /// Takes back an event that has not been delivered.
-    fn cancel_injection(&mut self);
-
     /// Asks for [`Exit::InterruptWindow`].
     fn request_interrupt_window(&mut self, on: bool);
 
@@ -278,8 +275,6 @@ pub trait Vendor: CpuHooks + Sized + Send {
     fn code_attributes(&self) -> Attributes;
     /// Current privilege level.
     fn cpl(&self) -> u8;
-    /// Sets the privilege level (it follows SS on a processor that keeps no CPL).
-    fn set_cpl(&mut self, cpl: u8);
     /// Global descriptor table register.
     fn gdtr(&self) -> DescriptorTable;
     /// Sets the global descriptor table register.
@@ -335,7 +330,4 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Intercepts the exceptions whose bits are set, beyond those always taken.
     fn set_exception_intercepts(&mut self, vectors: u32);
-
-    /// Lets HLT run without an exit (KVM_CAP_X86_DISABLE_EXITS), or not.
-    fn set_hlt_intercept(&mut self, on: bool);
 }

@@ -43,13 +43,11 @@ use self::chip::Chip;
 use self::clock::VmClock;
 use self::memory::GuestMemory;
 use self::msr_filter::MsrFilter;
-use self::request::Request;
 use self::settings::Settings;
 use self::table::Flusher;
 use self::table::VcpuTable;
 use self::table::MAX_VCPUS;
 use crate::hw::Vendor;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -78,24 +76,12 @@ pub struct Vm<V: Vendor> {
     #[pin]
     pub creation: Mutex<()>,
     boot_cpu: AtomicU32,
-    dead: AtomicBool,
 }
 
 impl<V: Vendor> Vm<V> {
     /// The id of the vCPU that starts first.
     pub fn boot_cpu(&self) -> u32 {
         self.boot_cpu.load(Ordering::Relaxed)
-    }
-
-    /// Whether the VM cannot go on.
-    pub fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
-    }
-
-    /// Stops every vCPU for good: the VM's state is not to be trusted.
-    pub fn kill(&self) {
-        self.dead.store(true, Ordering::Relaxed);
-        self.vcpus.request_all(Request::DEAD);
     }
 
     /// KVM_SET_BOOT_CPU_ID.

@@ -51,7 +51,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
 
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: UserPtr) -> Result<isize> {
         // A vCPU's memory is its creator's.
-        if !this.vm.memory.is_current_mm() || this.vm.is_dead() {
+        if !this.vm.memory.is_current_mm() {
             return Err(EIO);
         }
         if (cmd >> 8) & 0xff != crate::uapi::KVMIO {
@@ -66,7 +66,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
                 Err(EINVAL)
             };
         }
-        let result = ioctl_table! { cmd, arg;
+        ioctl_table! { cmd, arg;
             KVM_GET_REGS => output || vcpu.get_regs();
             KVM_SET_REGS => input |regs| vcpu.set_regs(regs);
             KVM_GET_SREGS => output || vcpu.get_sregs();
@@ -104,8 +104,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
             KVM_KVMCLOCK_CTRL => none || vcpu.clock_was_stopped();
             KVM_ENABLE_CAP => input |cap| vcpu.enable_capability(cap);
             _ => EINVAL
-        };
-        result
+        }
     }
 
     fn mmap_page(&self, offset: usize) -> Option<&HostPage> {

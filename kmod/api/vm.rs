@@ -18,7 +18,7 @@ use kernel::sync::ArcBorrow;
 
 impl<V: Vendor> FileObject for Vm<V> {
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: UserPtr) -> Result<isize> {
-        if !this.memory.is_current_mm() || this.is_dead() {
+        if !this.memory.is_current_mm() {
             return Err(EIO);
         }
         let vm: Arc<Self> = this.into();
@@ -56,7 +56,7 @@ impl<V: Vendor> FileObject for Vm<V> {
             KVM_SET_CLOCK => input |clock| vm.set_clock(clock);
             KVM_SET_TSC_KHZ => raw |khz: UserPtr| vm.set_tsc_khz(khz.addr());
             KVM_GET_TSC_KHZ => raw |_| vm.get_tsc_khz();
-            KVM_CREATE_DEVICE => input |device| create_device(device);
+            KVM_CREATE_DEVICE => input create_device;
             KVM_X86_SET_MSR_FILTER => input |filter| vm.set_msr_filter(filter);
             _ => ENOTTY
         }

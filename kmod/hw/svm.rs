@@ -404,10 +404,6 @@ impl Vendor for Svm {
         self.vmcb.control.event_inject = exit::injection(event);
     }
 
-    fn cancel_injection(&mut self) {
-        self.vmcb.control.event_inject = EventInfo(0);
-    }
-
     fn request_interrupt_window(&mut self, on: bool) {
         let control = &mut self.vmcb.control;
         if control.intercepts3.has(Intercepts3::VINTR) == on {
@@ -512,11 +508,6 @@ impl Vendor for Svm {
     #[inline]
     fn cpl(&self) -> u8 {
         self.vmcb.save.cpl & 3
-    }
-
-    fn set_cpl(&mut self, cpl: u8) {
-        self.vmcb.save.cpl = cpl & 3;
-        self.dirty(Clean::SEGMENTS);
     }
 
     fn gdtr(&self) -> DescriptorTable {
@@ -672,11 +663,6 @@ impl Vendor for Svm {
 
     fn set_exception_intercepts(&mut self, vectors: u32) {
         self.vmcb.control.exceptions = ALWAYS_INTERCEPTED | vectors;
-        self.dirty(Clean::INTERCEPTS);
-    }
-
-    fn set_hlt_intercept(&mut self, on: bool) {
-        self.vmcb.control.intercepts3.set(Intercepts3::HLT, on);
         self.dirty(Clean::INTERCEPTS);
     }
 }

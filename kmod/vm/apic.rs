@@ -23,13 +23,6 @@ pub fn user_base(value: u64) -> Option<u64> {
 }
 
 impl<V: Vendor> Vcpu<V> {
-    /// RDMSR of 0x800 to 0x8ff.
-    #[inline]
-    pub fn x2apic_read(&mut self, msr: u32) -> Result<u64, GpFault> {
-        let lapic = self.lapic.as_mut().ok_or(GpFault)?;
-        lapic.x2apic_read(msr, &self.time)
-    }
-
     /// WRMSR of 0x800 to 0x8ff.
     #[inline]
     pub fn x2apic_write(&mut self, msr: u32, value: u64) -> Result<Step, GpFault> {

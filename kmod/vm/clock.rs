@@ -22,7 +22,6 @@ use crate::pc::clock;
 use crate::pc::clock::Moment;
 use crate::pc::clock::Scale;
 use crate::pc::clock::WrittenTsc;
-use crate::pc::lapic::Clock;
 use crate::pc::msr::Effect;
 use crate::uapi;
 use crate::uapi::kvm_clock_data;
@@ -314,10 +313,5 @@ impl<V: Vendor> Vcpu<V> {
         let _ = view.write(record, &steal.to_le_bytes());
         fence(Ordering::Release);
         let _ = view.write(version, &odd.wrapping_add(1).to_le_bytes());
-    }
-
-    /// The guest's TSC now.
-    pub fn guest_tsc(&self) -> u64 {
-        self.time.guest_tsc()
     }
 }

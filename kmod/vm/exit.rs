@@ -15,7 +15,6 @@ use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::Vector;
 use crate::uapi;
-use kernel::prelude::*;
 
 impl<V: Vendor> Vcpu<V> {
     /// Answers an exit. Called with interrupts off first, and once more where
@@ -131,7 +130,17 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// An intercepted exception: the host's, the VMM's, or the guest's own.
+    ///
+    /// Always leaves the inner loop. Delivering an exception can raise the next
+    /// one before an instruction of the guest has run, and again without end
+    /// (#AC or #DB on the handler's stack); no interrupt of the host would get
+    /// through in between.
     fn exception(&mut self, vector: u8, error_code: Option<u32>) -> Handled {
+        let step = self.intercepted_exception(vector, error_code)?;
+        Ok(step.at_least_leave())
+    }
+
+    fn intercepted_exception(&mut self, vector: u8, error_code: Option<u32>) -> Handled {
         match Vector::from_number(vector) {
             Some(Vector::Debug) => self.debug_exception(),
             Some(Vector::Breakpoint) => Ok(self.breakpoint()),
@@ -141,11 +150,14 @@ impl<V: Vendor> Vcpu<V> {
                 machine_check::handle();
                 Ok(Step::Leave)
             }
-            Some(vector) => self.raise(Exception {
-                vector,
-                error_code,
-                payload: 0,
-            }),
+            Some(vector) => {
+                self.events.delivery_faulted();
+                self.raise(Exception {
+                    vector,
+                    error_code,
+                    payload: 0,
+                })
+            }
             None => Ok(self.unexpected(u64::from(vector))),
         }
     }

@@ -15,7 +15,6 @@ use crate::pc::regs::Cr0;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
-use kernel::prelude::*;
 
 impl<V: Vendor> Vcpu<V> {
     /// Takes what was posted to the local APIC; for ioctls that read state.
@@ -26,20 +25,12 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Does what others asked of this vCPU. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `EIO` when the VM cannot go on.
-    pub fn process_requests(&mut self) -> Result {
+    pub fn process_requests(&mut self) {
         if !self.shared.requests.any() {
-            return Ok(());
+            return;
         }
         let requests = self.shared.requests.take();
         let has = |request: Request| requests & request.0 != 0;
-        if has(Request::DEAD) {
-            self.shared.requests.add(Request::DEAD);
-            return Err(EIO);
-        }
         if has(Request::FLUSH_TLB) {
             self.hw.flush_tlb();
         }
@@ -50,7 +41,6 @@ impl<V: Vendor> Vcpu<V> {
             self.mp_state = MpState::Runnable;
         }
         self.process_init_sipi();
-        Ok(())
     }
 
     /// Acts on an INIT or startup IPI that has arrived.

@@ -70,13 +70,6 @@ pub struct CodePage {
     found: Option<Gpa>,
 }
 
-impl CodePage {
-    /// Forgets it.
-    pub fn forget(&mut self) {
-        self.found = None;
-    }
-}
-
 impl<V: Vendor> Vcpu<V> {
     /// The mode instructions execute in.
     #[inline]

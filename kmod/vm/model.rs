@@ -160,12 +160,6 @@ impl Model {
         &self.caps
     }
 
-    /// The host.
-    #[inline]
-    pub fn platform(&self) -> &'static Platform {
-        self.platform
-    }
-
     fn mirror(&mut self, dynamic: Dynamic) {
         self.table.set_dynamic(dynamic, &self.platform.xsave);
     }

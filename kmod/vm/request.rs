@@ -26,8 +26,6 @@ impl Request {
     pub const CLOCK: Self = Self(1 << 3);
     /// End a HLT, whatever else there is.
     pub const UNHALT: Self = Self(1 << 5);
-    /// Leave for userspace: the VM cannot go on.
-    pub const DEAD: Self = Self(1 << 6);
 }
 
 const OUTSIDE: u32 = 0;

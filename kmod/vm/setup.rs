@@ -21,7 +21,6 @@ use crate::uapi::kvm_dirty_log;
 use crate::uapi::kvm_enable_cap;
 use crate::uapi::kvm_userspace_memory_region;
 use crate::uapi::kvm_userspace_memory_region2;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -66,7 +65,6 @@ impl<V: Vendor> Vm<V> {
                 msr_filter,
                 creation <- new_mutex!((), "kvm creation"),
                 boot_cpu: AtomicU32::new(0),
-                dead: AtomicBool::new(false),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -151,6 +149,7 @@ impl<V: Vendor> Vm<V> {
         let [argument, ..] = cap.args;
         match cap.cap {
             uapi::KVM_CAP_SPLIT_IRQCHIP => self.split_irqchip(argument),
+            uapi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => self.memory.set_dirty_log_mode(argument),
             uapi::KVM_CAP_X2APIC_API => self.set_x2apic_api(argument),
             uapi::KVM_CAP_X86_USER_SPACE_MSR => self.set_user_msr(argument),
             uapi::KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
