@@ -38,6 +38,10 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_NR_MEMSLOTS, Value(MAX_SLOTS as isize)),
     (uapi::KVM_CAP_READONLY_MEM, YES),
     (uapi::KVM_CAP_SYNC_MMU, YES),
+    (
+        uapi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        Value((uapi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | uapi::KVM_DIRTY_LOG_INITIALLY_SET) as isize),
+    ),
     (uapi::KVM_CAP_SET_TSS_ADDR, YES),
     (uapi::KVM_CAP_SET_IDENTITY_MAP_ADDR, YES),
     // vCPUs.
