@@ -16,19 +16,19 @@ mod virtualization;
 pub use features::boot_cpu_has;
 pub use features::cpuid;
 pub use features::host_physical_bits;
-pub use features::CpuidResult;
 pub use features::Feature;
-pub use ipi::kick_many;
-pub use ipi::run_on;
 pub use ipi::send_reschedule;
-pub use ipi::CpuMask;
+#[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
+pub use ipi::{kick_many, run_on, CpuMask};
 pub use mitigation::flush_l1d;
 pub use mitigation::prediction_command;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
+#[allow(unused_imports, reason = "VMX switches MSRs that always exist")]
 pub use msr::wrmsr;
 pub use msr::wrmsr_safe;
 pub use percpu::PerCpu;
+#[allow(unused_imports, reason = "VMX instructions fault when VMXON was undone")]
 pub use virtualization::rebooting;
 pub use virtualization::CpuHooks;
 pub use virtualization::Extension;
@@ -91,22 +91,6 @@ pub fn rdtsc_ordered() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Time-stamp counter.
-#[inline]
-pub fn rdtsc() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: The kernel keeps RDTSC enabled for itself.
-    unsafe {
-        asm!(
-            "rdtsc",
-            out("eax") low,
-            out("edx") high,
-            options(nostack, nomem, preserves_flags),
-        );
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
 /// Frequency of the host's TSC in kHz; 0 when it has none that can be used.
 #[inline]
 pub fn tsc_khz() -> u32 {
@@ -122,6 +106,7 @@ pub fn tsc_stable() -> bool {
 
 /// CR3 as it must be loaded on a return to the host, without the no-flush bit.
 #[inline]
+#[allow(dead_code, reason = "VMX: the host state of a VMCS")]
 pub fn host_cr3(_off: &IrqOff) -> u64 {
     // SAFETY: Interrupts are off, as the function asks.
     unsafe { bindings::iv_read_cr3() as u64 }
@@ -129,6 +114,7 @@ pub fn host_cr3(_off: &IrqOff) -> u64 {
 
 /// CR0 of this CPU.
 #[inline]
+#[allow(dead_code, reason = "VMX: the host state of a VMCS")]
 pub fn host_cr0() -> u64 {
     let value: u64;
     // SAFETY: Reading a control register has no effect.

@@ -19,7 +19,6 @@ pub use device::DeviceFile;
 use super::bindings;
 use super::page::HostPage;
 use super::user::UserPtr;
-use core::any::TypeId;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
@@ -58,15 +57,6 @@ pub trait FileObject: Send + Sync + Sized + 'static {
     }
 }
 
-/// What `private_data` of an object's file points to.
-///
-/// The tag comes first and is the same for every `T`: it tells what `T` is.
-#[repr(C)]
-struct Private<T> {
-    tag: TypeId,
-    object: Arc<T>,
-}
-
 /// Lets a table of C functions be a `const`.
 #[repr(transparent)]
 struct Table<T>(T);
@@ -96,10 +86,10 @@ impl<T: FileObject> Operations<T> {
     /// # Safety
     ///
     /// `file` is an open file made by [`PreparedFd::new`] for this `T`.
-    unsafe fn private<'a>(file: *mut bindings::file) -> &'a Private<T> {
-        // SAFETY: By the precondition `private_data` is such a box, which lives
-        // until `release`.
-        unsafe { &*(*file).private_data.cast::<Private<T>>() }
+    unsafe fn object<'a>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
+        // SAFETY: By the precondition `private_data` is a reference that the
+        // file holds until `release`.
+        unsafe { ArcBorrow::from_raw((*file).private_data.cast_const().cast::<T>()) }
     }
 
     /// # Safety
@@ -107,12 +97,8 @@ impl<T: FileObject> Operations<T> {
     /// Called by the kernel for a file with these operations.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The file has these operations, so its object is a `T`.
-        let private = unsafe { Self::private(file) };
-        let result = T::ioctl(
-            private.object.as_arc_borrow(),
-            cmd,
-            UserPtr::new(arg as u64),
-        );
+        let object = unsafe { Self::object(file) };
+        let result = T::ioctl(object, cmd, UserPtr::new(arg as u64));
         match result {
             Ok(value) => value,
             Err(error) => error.to_errno() as c_long,
@@ -137,11 +123,11 @@ impl<T: FileObject> Operations<T> {
     unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault names its area, the area its file, and the area keeps
         // the file open.
-        let (private, offset) = unsafe {
+        let (object, offset) = unsafe {
             let fault = &(*vmf).__bindgen_anon_1;
-            (Self::private((*fault.vma).vm_file), fault.pgoff)
+            (Self::object((*fault.vma).vm_file), fault.pgoff)
         };
-        let Some(page) = private.object.mmap_page(offset) else {
+        let Some(page) = object.mmap_page(offset) else {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS as bindings::vm_fault_t;
         };
         // SAFETY: The field is where the handler returns a page with a reference.
@@ -153,9 +139,10 @@ impl<T: FileObject> Operations<T> {
     ///
     /// Called by the kernel once, when the last reference to the file is gone.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: `PreparedFd::new` leaked the box to the file; nobody else takes it.
-        let private = unsafe { KBox::from_raw((*file).private_data.cast::<Private<T>>()) };
-        T::release(KBox::into_inner(private).object);
+        // SAFETY: `PreparedFd::new` gave the reference to the file; nobody else
+        // takes it.
+        let object = unsafe { Arc::from_raw((*file).private_data.cast_const().cast::<T>()) };
+        T::release(object);
         0
     }
 }
@@ -182,25 +169,18 @@ impl PreparedFd {
     /// `EMFILE`, `ENFILE`, `ENOMEM`; the object is dropped then, without a call
     /// of [`FileObject::release`].
     pub fn new<T: FileObject>(name: &CStr, object: Arc<T>) -> Result<Self> {
-        let private = KBox::new(
-            Private {
-                tag: TypeId::of::<T>(),
-                object,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
         // SAFETY: Called in process context.
         let fd = unsafe { bindings::get_unused_fd_flags(bindings::O_CLOEXEC) };
         let fd = c_uint::try_from(fd).map_err(|_| Error::from_errno(fd))?;
 
-        let private = KBox::into_raw(private);
+        let object = Arc::into_raw(object);
         // SAFETY: The operations are static, the name is copied, and the file
-        // owns `private` from here on unless this fails.
+        // owns `object` from here on unless this fails.
         let file = from_err_ptr(unsafe {
             bindings::iv_anon_inode_getfile(
                 name.as_char_ptr(),
                 &Operations::<T>::FILE.0,
-                private.cast(),
+                object.cast_mut().cast(),
                 bindings::O_RDWR as c_int,
             )
         });
@@ -208,19 +188,14 @@ impl PreparedFd {
             // INVARIANT: Just reserved and made.
             Ok(Some(file)) => Ok(Self { fd, file }),
             failed => {
-                // SAFETY: The descriptor was reserved above; no file took `private`.
+                // SAFETY: The descriptor was reserved above; no file took `object`.
                 unsafe {
                     bindings::put_unused_fd(fd);
-                    drop(KBox::from_raw(private));
+                    drop(Arc::from_raw(object));
                 }
                 Err(failed.err().unwrap_or(ENOMEM))
             }
         }
-    }
-
-    /// The number that [`PreparedFd::install`] will make valid.
-    pub fn fd(&self) -> i32 {
-        self.fd as i32
     }
 
     /// Makes the descriptor visible and returns it. From here on another
@@ -241,55 +216,4 @@ impl Drop for PreparedFd {
             bindings::fput(self.file.as_ptr());
         }
     }
-}
-
-/// Makes a file for `object` and installs it: [`PreparedFd::new`] and
-/// [`PreparedFd::install`] in one.
-///
-/// # Errors
-///
-/// As [`PreparedFd::new`].
-pub fn anon_fd<T: FileObject>(name: &CStr, object: Arc<T>) -> Result<i32> {
-    PreparedFd::new(name, object).map(PreparedFd::install)
-}
-
-/// The object that the current process's descriptor `fd` stands for.
-///
-/// # Errors
-///
-/// `EBADF` when it is not open, `EINVAL` when it stands for something else.
-pub fn fd_object<T: FileObject>(fd: i32) -> Result<Arc<T>> {
-    let fd = c_uint::try_from(fd).map_err(|_| EBADF)?;
-    // SAFETY: Called in process context.
-    let file = NonNull::new(unsafe { bindings::fget(fd) }).ok_or(EBADF)?;
-    // SAFETY: The reference just taken keeps the file open until `fput`.
-    unsafe {
-        let object = object_of(file.as_ptr());
-        bindings::fput(file.as_ptr());
-        object.ok_or(EINVAL)
-    }
-}
-
-/// The `T` that an open file stands for, if it does.
-///
-/// # Safety
-///
-/// `file` is an open file and stays so during the call.
-unsafe fn object_of<T: FileObject>(file: *mut bindings::file) -> Option<Arc<T>> {
-    // SAFETY: An open file has operations, and these do not change.
-    let operations = unsafe { &*(*file).f_op };
-    // Only files of this module's objects have both: the device node's have no
-    // `release`.
-    if operations.owner != crate::THIS_MODULE.as_ptr() || operations.release.is_none() {
-        return None;
-    }
-    // SAFETY: It is a file of `PreparedFd::new`, so `private_data` points to a
-    // `Private` of some type, which starts with its tag.
-    let private = unsafe { (*file).private_data };
-    // SAFETY: As above.
-    if unsafe { private.cast::<TypeId>().read() } != TypeId::of::<T>() {
-        return None;
-    }
-    // SAFETY: The tag says that the type is `T`.
-    Some(unsafe { (*private.cast::<Private<T>>()).object.clone() })
 }

@@ -125,48 +125,6 @@ impl GuestFpu {
         (self.raw.uabi_size as usize).max(XSAVE_REGION)
     }
 
-    /// Extended states that the guest's state has room for, as in XCR0.
-    pub fn features(&self) -> u64 {
-        self.raw.xfeatures
-    }
-
-    /// Makes room for the states of `xcr0` that are large and allocated only
-    /// when a guest is given them (AMX). The state is not in use. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `EPERM` when the process has not asked for the permission, `ENOMEM`,
-    /// `EBUSY`.
-    pub fn enable_features(&mut self, xcr0: u64) -> Result {
-        self.check_unused()?;
-        // SAFETY: The state is allocated and not in use.
-        to_result(unsafe { bindings::fpu_enable_guest_xfd_features(&mut self.raw, xcr0) })
-    }
-
-    /// Sets the guest's XFD MSR.
-    pub fn set_xfd(&mut self, value: u64) {
-        // SAFETY: The state is allocated; the function covers it being in use.
-        unsafe { bindings::fpu_update_guest_xfd(&mut self.raw, value) };
-    }
-
-    /// Puts one state component back to what it is after RESET.
-    pub fn clear_component(&mut self, component: u32) {
-        if component > 62 || self.raw.xfeatures & 1 << component == 0 {
-            return;
-        }
-        let used = self.user == current();
-        self.swap_out();
-        if !self.user.is_null() {
-            return;
-        }
-        // SAFETY: The state is allocated, has the component, and is not in use.
-        unsafe { bindings::fpstate_clear_xstate_component(self.raw.fpstate, component) };
-        if used {
-            // It was this thread's a moment ago, and now is nobody's.
-            let _ = self.swap_in();
-        }
-    }
-
     /// Copies the state out in the standard XSAVE format: `size` bytes, with
     /// the components of `xcr0` and x87 and SSE. KVM_GET_XSAVE (`size` is
     /// [`XSAVE_REGION`]) and KVM_GET_XSAVE2 ([`GuestFpu::xsave_size`]).
@@ -331,14 +289,6 @@ pub fn restore_if_needed(_off: &IrqOff) {
         // SAFETY: Interrupts are off.
         unsafe { bindings::switch_fpu_return() };
     }
-}
-
-/// Takes over the XFD MSR that the guest left. Only for vCPUs whose writes to
-/// it are not intercepted; right after the exit.
-#[inline]
-pub fn sync_xfd(_off: &IrqOff) {
-    // SAFETY: Interrupts are off.
-    unsafe { bindings::fpu_sync_guest_vmexit_xfd_state() };
 }
 
 /// Extended states that guests of the current process may be given, as in

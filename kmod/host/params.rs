@@ -24,12 +24,3 @@ pub fn report_ignored_msrs() -> bool {
     // SAFETY: Reads a variable.
     unsafe { bindings::iv_param_report_ignored_msrs() }
 }
-
-/// An instruction after UD2 and the letters "kvm" is emulated, for tests of the
-/// emulator (`force_emulation_prefix`, 0): 1, at any privilege level; other
-/// values are kept for what the kernel's KVM means by them.
-#[inline]
-pub fn force_emulation_prefix() -> i32 {
-    // SAFETY: Reads a variable.
-    unsafe { bindings::iv_param_force_emulation_prefix() }
-}

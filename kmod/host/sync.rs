@@ -8,13 +8,11 @@
 mod spinlock;
 mod srcu;
 
-pub use spinlock::IrqSpinGuard;
 pub use spinlock::IrqSpinLock;
 pub use srcu::Srcu;
 pub use srcu::SrcuCell;
 pub use srcu::SrcuGuard;
 
-#[allow(unused_imports, reason = "used as the module grows")]
 pub(crate) use spinlock::new_irq_spinlock;
 
 use super::bindings;

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The thread that runs a vCPU: what the kernel wants of it before it enters a
-//! guest, its signals, its address space, and how it sleeps.
+//! guest, its signals, and how it sleeps.
 //!
 //! Context: each function says; nothing here takes a lock of the module.
 
 mod irq;
-mod mm;
 mod signal;
 mod wait;
 
 pub use irq::IrqOff;
 pub use irq::Pinned;
 pub use irq::PreemptOff;
-pub use mm::MmRef;
 pub use signal::signal_pending;
 pub use signal::Sigmask;
-pub use signal::SigmaskGuard;
 pub use wait::WaitCell;
 
 use super::bindings;
@@ -131,22 +128,10 @@ pub fn guest_state_tracked() -> bool {
     unsafe { bindings::iv_guest_state_tracked() }
 }
 
-/// Lets another thread run if one waits. May sleep.
-pub fn cond_resched() {
-    // SAFETY: Called in process context.
-    unsafe { bindings::iv_cond_resched() };
-}
-
 /// Nanoseconds this thread has been runnable and waited for a CPU, since it
 /// began.
 pub fn sched_run_delay_ns() -> u64 {
     // SAFETY: The current thread exists; its scheduler statistics are read as
     // one word and change only while it does not run.
     unsafe { (&raw const (*current()).sched_info.run_delay).read_volatile() }
-}
-
-/// Whether this is a call from a 32-bit process, whose pointers are 32 bits.
-pub fn in_compat_syscall() -> bool {
-    // SAFETY: Called in process context.
-    unsafe { bindings::iv_in_compat_syscall() }
 }

@@ -16,25 +16,6 @@ pub fn monotonic_ns() -> u64 {
     unsafe { bindings::ktime_get() as u64 }
 }
 
-/// The monotonic clock at the rate of the hardware.
-#[inline]
-pub fn monotonic_raw_ns() -> u64 {
-    // SAFETY: Reads the clock.
-    unsafe { bindings::ktime_get_raw() as u64 }
-}
-
-/// As the monotonic clock, and time in suspend counts.
-#[inline]
-pub fn boottime_ns() -> u64 {
-    from_monotonic(monotonic_ns(), bindings::tk_offsets_TK_OFFS_BOOT)
-}
-
-/// Since 1970 (UTC).
-#[inline]
-pub fn realtime_ns() -> u64 {
-    from_monotonic(monotonic_ns(), bindings::tk_offsets_TK_OFFS_REAL)
-}
-
 /// All clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {
@@ -89,11 +70,6 @@ impl Clocks {
         let suspended = self.boottime.wrapping_sub(self.monotonic);
         self.raw.wrapping_add(suspended)
     }
-}
-
-/// Whether the host's clocks are computed from the TSC at this moment.
-pub fn clocksource_is_tsc() -> bool {
-    Clocks::read().from_tsc
 }
 
 /// The TSC value that a snapshot was computed from.

@@ -102,12 +102,6 @@ impl<C: TimerCallback> Timer<C> {
         }
     }
 
-    /// Whether it is going to expire, or its callback runs.
-    pub fn is_active(&self) -> bool {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::hrtimer_active(self.raw()) }
-    }
-
     fn raw(&self) -> *mut bindings::hrtimer {
         // SAFETY: By the type invariant; no reference is made.
         Opaque::cast_into(unsafe { addr_of_mut!((*self.inner.as_ptr()).timer) })

@@ -3,12 +3,10 @@
 //! Memory of the process that makes an ioctl.
 //!
 //! Context: everything here may sleep and must run in the context of that
-//! process, except the functions named `nofault`, which may be called with
-//! interrupts off and give `EFAULT` for a page that is not present.
+//! process.
 
 use super::bindings;
 use crate::uapi::Pod;
-use core::mem::size_of;
 use core::mem::size_of_val;
 use kernel::prelude::*;
 
@@ -131,56 +129,6 @@ impl UserPtr {
         // SAFETY: The source is `values`, which has no uninitialised bytes.
         let left = unsafe { bindings::copy_to_user(self.raw_mut(), values.as_ptr().cast(), len) };
         copied(left)
-    }
-
-    /// Sets `len` bytes to zero.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT`.
-    pub fn clear(self, len: usize) -> Result {
-        // SAFETY: The destination is checked by the callee.
-        copied(unsafe { bindings::iv_clear_user(self.raw_mut(), len) })
-    }
-
-    /// Copies a value in without taking a page fault.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT`, also when the page is only not present now.
-    #[inline]
-    pub fn read_nofault<T: Pod>(self) -> Result<T> {
-        let mut value = T::zeroed();
-        let bytes = value.as_bytes_mut();
-        // SAFETY: The destination is `value`; the source is checked by the callee.
-        let failed = unsafe {
-            bindings::copy_from_user_nofault(bytes.as_mut_ptr().cast(), self.raw(), bytes.len())
-        };
-        if failed != 0 {
-            return Err(EFAULT);
-        }
-        Ok(value)
-    }
-
-    /// Copies a value out without taking a page fault.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT`, also when the page is only not present or not writable now.
-    #[inline]
-    pub fn write_nofault<T: Pod>(self, value: &T) -> Result {
-        // SAFETY: The source is `value`; the destination is checked by the callee.
-        let failed = unsafe {
-            bindings::copy_to_user_nofault(
-                self.raw_mut(),
-                value.as_bytes().as_ptr().cast(),
-                size_of::<T>(),
-            )
-        };
-        if failed != 0 {
-            return Err(EFAULT);
-        }
-        Ok(())
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use kernel::types::Opaque;
 
 /// A set of CPUs, of the kernel's size: allocate it ahead, not on a stack.
 #[repr(transparent)]
+#[allow(dead_code, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub struct CpuMask(Opaque<bindings::cpumask>);
 
 // SAFETY: It is an array of words.
@@ -22,6 +23,7 @@ unsafe impl Send for CpuMask {}
 // SAFETY: Only methods with `&mut self` write.
 unsafe impl Sync for CpuMask {}
 
+#[allow(dead_code, reason = "VMX clears a VMCS on the CPU that holds it")]
 impl CpuMask {
     /// Allocates an empty set. May sleep.
     ///
@@ -84,6 +86,7 @@ pub fn send_reschedule(cpu: u32) {
 /// Interrupts the CPUs of `mask` but this one. With `wait`, each of them has
 /// taken an interrupt when this returns: what was running there when it was
 /// called has been left, and a guest has exited.
+#[allow(dead_code, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub fn kick_many(mask: &CpuMask, wait: bool) {
     let _pinned = PreemptOff::new();
     // SAFETY: Preemption is off, as the function asks; `nothing` takes no argument.
@@ -100,6 +103,7 @@ extern "C" fn nothing(_info: *mut c_void) {}
 /// # Errors
 ///
 /// `ENXIO` when the CPU is not online.
+#[allow(dead_code, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub fn run_on<F: FnOnce() + Send>(cpu: u32, call: F) -> Result {
     let mut call = Some(call);
     // SAFETY: `trampoline::<F>` takes a pointer to an `Option<F>`, which

@@ -5,7 +5,6 @@
 //! Context: allocation and drop may sleep, access is free.
 
 use super::bindings;
-use super::cpu_ids;
 use super::Pinned;
 use core::arch::asm;
 use core::mem::align_of;
@@ -15,8 +14,8 @@ use kernel::prelude::*;
 
 /// One `T` for every possible CPU, all bytes zero at first.
 ///
-/// A CPU's own value is also seen by interrupt handlers on it and, through
-/// [`PerCpu::of`], by other CPUs; so `T` is `Sync` and changes through atomics.
+/// A CPU's own value is also seen by interrupt handlers on it; so `T` is `Sync`
+/// and changes through atomics.
 ///
 /// # Invariants
 ///
@@ -68,19 +67,6 @@ impl<T: Zeroable + Send + Sync> PerCpu<T> {
         }
         // SAFETY: By the invariant; the value lives as long as `self`.
         unsafe { &*(address as *const T) }
-    }
-
-    /// The value of CPU `cpu`, `None` when there can be no such CPU.
-    pub fn of(&self, cpu: u32) -> Option<&T> {
-        if cpu >= cpu_ids() {
-            return None;
-        }
-        let table = (&raw const bindings::__per_cpu_offset).cast::<usize>();
-        // SAFETY: The table is filled at boot for every CPU number below `cpu_ids`.
-        let offset = unsafe { table.add(cpu as usize).read() };
-        let address = (self.base.as_ptr() as usize).wrapping_add(offset);
-        // SAFETY: By the invariant; the value lives as long as `self`.
-        Some(unsafe { &*(address as *const T) })
     }
 }
 

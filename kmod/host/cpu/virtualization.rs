@@ -31,6 +31,7 @@ pub enum Extension {
     /// AMD secure virtual machine.
     Svm,
     /// Intel virtual machine extensions.
+    #[allow(dead_code, reason = "for the VMX vendor")]
     Vmx,
 }
 
@@ -70,6 +71,7 @@ static ENABLED: [Atomic<bool>; MAX_CPUS] = [const { Atomic::new(false) }; MAX_CP
 
 /// The kernel is going down: the extension may be off already, and its
 /// instructions fault.
+#[allow(dead_code, reason = "VMX instructions fault when VMXON was undone")]
 pub fn rebooting() -> bool {
     // SAFETY: Reads a variable of the kernel.
     unsafe { bindings::iv_virt_rebooting() }

@@ -2,7 +2,6 @@
 /* Files, and pages that a process maps. */
 #include <linux/anon_inodes.h>
 #include <linux/mm.h>
-#include <linux/uaccess.h>
 
 #include "shim.h"
 
@@ -19,9 +18,4 @@ struct page *iv_get_page(const void *address)
 
 	get_page(page);
 	return page;
-}
-
-unsigned long iv_clear_user(void __user *to, unsigned long n)
-{
-	return clear_user(to, n);
 }

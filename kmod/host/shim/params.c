@@ -11,9 +11,6 @@ module_param(ignore_msrs, bool, 0644);
 static bool report_ignored_msrs = true;
 module_param(report_ignored_msrs, bool, 0644);
 
-static int force_emulation_prefix;
-module_param(force_emulation_prefix, int, 0644);
-
 /* What the module does, for programs that look. A value given is ignored. */
 static int iv_set_fixed(const char *value, const struct kernel_param *kp)
 {
@@ -41,9 +38,4 @@ bool iv_param_ignore_msrs(void)
 bool iv_param_report_ignored_msrs(void)
 {
 	return READ_ONCE(report_ignored_msrs);
-}
-
-int iv_param_force_emulation_prefix(void)
-{
-	return READ_ONCE(force_emulation_prefix);
 }

@@ -44,12 +44,10 @@ struct file *iv_anon_inode_getfile(const char *name,
 				   const struct file_operations *fops,
 				   void *priv, int flags);
 struct page *iv_get_page(const void *address);
-unsigned long iv_clear_user(void __user *to, unsigned long n);
 
 /* params.c */
 bool iv_param_ignore_msrs(void);
 bool iv_param_report_ignored_msrs(void);
-int iv_param_force_emulation_prefix(void);
 
 /* sync.c */
 void iv_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
@@ -70,8 +68,6 @@ void iv_guest_timing_exit(void);
 void iv_guest_state_enter(void);
 void iv_guest_state_exit(void);
 bool iv_guest_state_tracked(void);
-void iv_cond_resched(void);
-bool iv_in_compat_syscall(void);
 void iv_rcuwait_prepare(struct rcuwait *w);
 void iv_set_interruptible(void);
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The current thread: interrupts, preemption, work before a guest is entered. */
 #include <linux/build_bug.h>
-#include <linux/compat.h>
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
 #include <linux/irqflags.h>
@@ -75,16 +74,6 @@ bool iv_guest_state_tracked(void)
 {
 	return IS_ENABLED(CONFIG_PROVE_LOCKING) ||
 	       IS_ENABLED(CONFIG_TRACE_IRQFLAGS) || context_tracking_enabled();
-}
-
-void iv_cond_resched(void)
-{
-	cond_resched();
-}
-
-bool iv_in_compat_syscall(void)
-{
-	return in_compat_syscall();
 }
 
 void iv_rcuwait_prepare(struct rcuwait *w)

@@ -30,7 +30,6 @@ unsafe impl<T: ?Sized + Send> Sync for IrqSpinLock<T> {}
 
 /// Makes an [`IrqSpinLock`] around a value. Locks made at the same place in the
 /// source are of one class for the kernel's lock checking.
-#[allow(unused_macros, reason = "used as the module grows")]
 macro_rules! new_irq_spinlock {
     ($value:expr) => {
         $crate::host::sync::IrqSpinLock::new(
@@ -70,12 +69,10 @@ impl<T: ?Sized> IrqSpinLock<T> {
         let off = IrqOff::new();
         // SAFETY: The lock is initialised; the guard gives it back.
         unsafe { bindings::iv_raw_spin_lock(self.lock.get()) };
-        IrqSpinGuard { lock: self, off }
-    }
-
-    /// The data, which nobody else can reach now.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.data.get_mut()
+        IrqSpinGuard {
+            lock: self,
+            _off: off,
+        }
     }
 }
 
@@ -83,15 +80,7 @@ impl<T: ?Sized> IrqSpinLock<T> {
 pub struct IrqSpinGuard<'a, T: ?Sized> {
     lock: &'a IrqSpinLock<T>,
     // Dropped after the lock is given back.
-    off: IrqOff,
-}
-
-impl<T: ?Sized> IrqSpinGuard<'_, T> {
-    /// The witness that interrupts are off.
-    #[inline]
-    pub fn irq_off(&self) -> &IrqOff {
-        &self.off
-    }
+    _off: IrqOff,
 }
 
 impl<T: ?Sized> Deref for IrqSpinGuard<'_, T> {
