@@ -54,18 +54,7 @@ impl Default for RateLimit {
     }
 }
 
-/// `pr_warn!`, at most ten times in five seconds from one place.
-#[allow(unused_macros, reason = "used as the module grows")]
-macro_rules! warn_ratelimited {
-    ($($message:tt)*) => {{
-        static LIMIT: $crate::host::log::RateLimit = $crate::host::log::RateLimit::new();
-        if LIMIT.allows() {
-            ::kernel::pr_warn!($($message)*);
-        }
-    }};
-}
 /// `pr_info!`, at most ten times in five seconds from one place.
-#[allow(unused_macros, reason = "used as the module grows")]
 macro_rules! info_ratelimited {
     ($($message:tt)*) => {{
         static LIMIT: $crate::host::log::RateLimit = $crate::host::log::RateLimit::new();
@@ -75,5 +64,4 @@ macro_rules! info_ratelimited {
     }};
 }
 
-#[allow(unused_imports, reason = "used as the module grows")]
-pub(crate) use {info_ratelimited, warn_ratelimited};
+pub(crate) use info_ratelimited;

@@ -127,9 +127,9 @@ pub trait MsrContext {
     fn synchronize_tsc(&mut self, value: u64);
     /// Where the VM's wall clock was written last: the MSR's value.
     fn wall_clock(&mut self) -> u64;
-    /// Does the VM pretend that MSRs exist which do not (parameter
+    /// Does the VM pretend that MSR `index` exists, which does not (parameter
     /// `ignore_msrs`)?
-    fn ignores_unknown(&self) -> bool {
+    fn ignores_unknown(&self, _index: u32) -> bool {
         false
     }
     /// Does MISC_ENABLE leave CPUID alone
@@ -470,7 +470,7 @@ fn tolerated<C: MsrContext>(index: u32, origin: Origin, value: u64, context: &C)
     // A VMM saves and restores what the lists name, whether or not the vCPU
     // has it.
     let listed = origin == Origin::Host && value == 0 && lists::is_listed(index);
-    listed || context.ignores_unknown()
+    listed || context.ignores_unknown(index)
 }
 
 /// Width of the guest's linear addresses in MSRs.

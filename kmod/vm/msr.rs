@@ -16,6 +16,7 @@ use super::vcpu::VcpuShared;
 use super::Vm;
 use crate::api::list;
 use crate::host::cpu;
+use crate::host::log::info_ratelimited;
 use crate::host::params;
 use crate::host::user::UserPtr;
 use crate::hw::Vendor;
@@ -189,8 +190,12 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
         self.vm.clock.wall_clock_address()
     }
 
-    fn ignores_unknown(&self) -> bool {
-        params::ignore_msrs()
+    fn ignores_unknown(&self, index: u32) -> bool {
+        let ignored = params::ignore_msrs();
+        if ignored && params::report_ignored_msrs() {
+            info_ratelimited!("ignored an access to MSR {index:#x}, which does not exist\n");
+        }
+        ignored
     }
 }
 

@@ -93,7 +93,7 @@ impl MsrContext for Machine {
         self.wall_clock
     }
 
-    fn ignores_unknown(&self) -> bool {
+    fn ignores_unknown(&self, _index: u32) -> bool {
         self.ignore
     }
 
