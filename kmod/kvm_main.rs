@@ -20,6 +20,11 @@ use kernel::prelude::*;
 mod api;
 mod host;
 mod hw;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the PC is described whole: the other vendor and the tests use the rest"
+)]
 mod pc;
 mod vm;
 

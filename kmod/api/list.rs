@@ -39,7 +39,7 @@ pub fn write_counted<T: Pod>(to: UserPtr, header: usize, values: &[T]) -> Result
 pub fn each_msr(
     list: UserPtr,
     read: bool,
-    mut act: impl FnMut(&mut kvm_msr_entry) -> Option<()>,
+    act: impl FnMut(&mut kvm_msr_entry) -> Option<()>,
 ) -> Result<isize> {
     let header: kvm_msrs = list.read()?;
     if header.nmsrs as usize >= MAX_IO_MSRS {
@@ -47,7 +47,7 @@ pub fn each_msr(
     }
     let place = list.offset(size_of::<kvm_msrs>())?;
     let mut entries: KVVec<kvm_msr_entry> = place.read_array(header.nmsrs as usize, MAX_IO_MSRS)?;
-    let done = entries.iter_mut().map_while(|entry| act(entry)).count();
+    let done = entries.iter_mut().map_while(act).count();
     if read {
         place.write_slice(&entries)?;
     }

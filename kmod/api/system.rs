@@ -27,11 +27,11 @@ impl<V: Vendor> DeviceFile for SystemFile<V> {
         KVM_CREATE_VM => raw |kind| create_vm::<V>(kind);
         KVM_CHECK_EXTENSION => raw |number: UserPtr| Ok(capability::value(number.addr()));
         KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
-        KVM_GET_SUPPORTED_CPUID => raw |list| model::get_supported_cpuid(list);
-        KVM_GET_EMULATED_CPUID => raw |list| model::get_emulated_cpuid(list);
-        KVM_GET_MSR_INDEX_LIST => raw |list| msr::get_msr_index_list(list);
-        KVM_GET_MSR_FEATURE_INDEX_LIST => raw |list| msr::get_msr_feature_index_list(list);
-        KVM_GET_MSRS => raw |list| msr::get_feature_msrs(list);
+        KVM_GET_SUPPORTED_CPUID => raw model::get_supported_cpuid;
+        KVM_GET_EMULATED_CPUID => raw model::get_emulated_cpuid;
+        KVM_GET_MSR_INDEX_LIST => raw msr::get_msr_index_list;
+        KVM_GET_MSR_FEATURE_INDEX_LIST => raw msr::get_msr_feature_index_list;
+        KVM_GET_MSRS => raw msr::get_feature_msrs;
         KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
         _ => EINVAL
     }
@@ -52,7 +52,7 @@ fn no_argument(arg: UserPtr, value: isize) -> Result<isize> {
 ///
 /// `EINVAL` for a type other than the ordinary, `ENOMEM`, `EMFILE`.
 fn create_vm<V: Vendor>(kind: UserPtr) -> Result<isize> {
-    if kind.addr() != u64::from(uapi::KVM_X86_DEFAULT_VM) {
+    if kind.addr() != uapi::KVM_X86_DEFAULT_VM {
         return Err(EINVAL);
     }
     let vm = Vm::<V>::new()?;

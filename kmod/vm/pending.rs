@@ -10,6 +10,10 @@ use super::mmio::Emulation;
 
 /// An instruction that waits for userspace.
 #[derive(Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a vCPU, never moved on the way of an exit"
+)]
 pub enum Pending {
     /// None does.
     #[default]
