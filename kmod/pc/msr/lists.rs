@@ -93,10 +93,18 @@ pub fn feature(index: u32, platform: &Platform, host: &impl Fn(u32) -> Option<u6
         index::UCODE_REV => host(index).unwrap_or(default_ucode(platform.vendor)),
         index::ARCH_CAPABILITIES => arch_capabilities(platform, host),
         index::PLATFORM_INFO => PLATFORM_INFO_CPUID_FAULTS,
-        // LFENCE serializes.
-        index::DE_CFG => u64::from(platform.features.has(Feature::LFENCE_RDTSC)) << 1,
+        index::DE_CFG => de_cfg(platform, host),
         _ => return None,
     })
+}
+
+/// LFENCE serializes: always, or because the host's kernel has said so.
+fn de_cfg(platform: &Platform, host: &impl Fn(u32) -> Option<u64>) -> u64 {
+    const LFENCE_SERIALIZES: u64 = 1 << 1;
+    if platform.features.has(Feature::LFENCE_RDTSC) {
+        return LFENCE_SERIALIZES;
+    }
+    host(index::DE_CFG).unwrap_or(0) & LFENCE_SERIALIZES
 }
 
 /// The guest's ARCH_CAPABILITIES, as long as its VMM does not say otherwise.
@@ -113,5 +121,30 @@ pub(super) const fn default_ucode(vendor: Vendor) -> u64 {
         Vendor::Amd => 0x0100_0065,
         // In the upper half.
         Vendor::Intel => 1 << 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::cpuid::supported::tests::{amd, restrictions};
+    use super::*;
+
+    #[test]
+    fn a_kernel_can_make_lfence_serialize() {
+        let mut platform = Platform::new(&amd, &restrictions());
+        assert_eq!(feature(index::DE_CFG, &platform, &|_| None), Some(2));
+        platform.features.assign(Feature::LFENCE_RDTSC, false);
+        assert_eq!(feature(index::DE_CFG, &platform, &|_| None), Some(0));
+        assert_eq!(feature(index::DE_CFG, &platform, &|_| Some(0xff)), Some(2));
+    }
+
+    #[test]
+    fn second_controls_of_banks_need_cmci() {
+        use super::super::{mce, table::Access};
+        assert_eq!(mce::SUPPORTED_CAP & 1 << 10, 0, "no CMCI");
+        for index in [index::MC0_CTL2, index::MC31_CTL2] {
+            let guest = table::find(index).map(|row| row.guest);
+            assert_eq!(guest, Some(Access::WriteOnly));
+        }
     }
 }

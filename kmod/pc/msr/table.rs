@@ -344,7 +344,7 @@ pub const TABLE: [Row; 87] = [
         .both(Access::WriteOnly)
         .needs(Needs::Any(PRED_CMD_FEATURES)),
     // Updates of microcode are taken and forgotten.
-    ignored(UCODE_WRITE).guest(Access::WriteOnly),
+    ignored(UCODE_WRITE).both(Access::WriteOnly),
     value(UCODE_REV, Slot::UCODE_REV)
         .guest(Access::WritesIgnored)
         .listed(Listed::Feature),
@@ -402,8 +402,11 @@ pub const TABLE: [Row; 87] = [
         .check(Check::MtrrTypes)
         .listed(Listed::No),
     hardware(PAT, Hardware::Pat).check(Check::PatTypes),
+    // Without CMCI in MCG_CAP there are none: guests' reads fault, and their
+    // writes do in the check.
     value(MC0_CTL2, Slot::MC_CTL2)
         .to(MC31_CTL2)
+        .guest(Access::WriteOnly)
         .check(Check::McCtl2)
         .listed(Listed::No),
     value(MTRR_DEF_TYPE, Slot::MTRR_DEF_TYPE)
@@ -467,7 +470,7 @@ pub const TABLE: [Row; 87] = [
     // Its reset value; a workaround for the K7 writes it.
     row(K7_CLK_CTL, Home::Constant(0x2000_0000)),
     ignored(NB_CFG),
-    ignored(PATCH_LOADER).guest(Access::WriteOnly),
+    ignored(PATCH_LOADER).both(Access::WriteOnly),
     constant(INT_PENDING_MSG, 0),
     ignored(MMIO_CONF_BASE).check(Check::Bits(0)),
     constant(TSEG_ADDR, 0).to(TSEG_MASK),
