@@ -59,6 +59,16 @@ impl EventQueue {
         }
     }
 
+    /// An exception has come up in the delivery of what the entry carried. An
+    /// interrupt or NMI gives way to it, as in the processor, which has
+    /// acknowledged it (APM vol. 2, 8.2.9); of two exceptions [`Self::raise`]
+    /// makes one.
+    pub fn delivery_faulted(&mut self) {
+        if matches!(self.injected, Some(Event::Interrupt(_) | Event::Nmi)) {
+            self.injected = None;
+        }
+    }
+
     /// `count` NMIs have arrived.
     pub fn raise_nmi(&mut self, count: u8, blocked: bool) {
         let limit = MAX_PENDING_NMIS - u8::from(blocked);
