@@ -6,10 +6,10 @@
 use crate::host::cpu;
 use crate::host::fpu;
 use crate::hw::Vendor;
+use crate::pc::slots::MAX_SLOTS;
 use crate::uapi;
 use crate::vm::clock;
 use crate::vm::irq::MAX_ROUTES;
-use crate::pc::slots::MAX_SLOTS;
 use crate::vm::model;
 use crate::vm::table::MAX_VCPUS;
 use crate::vm::Vm;
@@ -40,7 +40,10 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_SYNC_MMU, YES),
     (
         uapi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-        Value((uapi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | uapi::KVM_DIRTY_LOG_INITIALLY_SET) as isize),
+        Value(
+            (uapi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | uapi::KVM_DIRTY_LOG_INITIALLY_SET)
+                as isize,
+        ),
     ),
     (uapi::KVM_CAP_SET_TSS_ADDR, YES),
     (uapi::KVM_CAP_SET_IDENTITY_MAP_ADDR, YES),
@@ -65,7 +68,10 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_MCE, Value(model::MCE_BANKS as isize)),
     (uapi::KVM_CAP_USER_NMI, YES),
     (uapi::KVM_CAP_IMMEDIATE_EXIT, YES),
-    (uapi::KVM_CAP_SYNC_REGS, Value(uapi::KVM_SYNC_X86_VALID_FIELDS as isize)),
+    (
+        uapi::KVM_CAP_SYNC_REGS,
+        Value(uapi::KVM_SYNC_X86_VALID_FIELDS as isize),
+    ),
     (uapi::KVM_CAP_INTERNAL_ERROR_DATA, YES),
     (uapi::KVM_CAP_HLT, YES),
     (uapi::KVM_CAP_NOP_IO_DELAY, YES),
@@ -87,17 +93,26 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_PIT_STATE2, YES),
     (uapi::KVM_CAP_REINJECT_CONTROL, YES),
     (uapi::KVM_CAP_TSC_DEADLINE_TIMER, YES),
-    (uapi::KVM_CAP_X2APIC_API, Value(model::X2APIC_API_FLAGS as isize)),
+    (
+        uapi::KVM_CAP_X2APIC_API,
+        Value(model::X2APIC_API_FLAGS as isize),
+    ),
     (uapi::KVM_CAP_IRQFD, YES),
     (uapi::KVM_CAP_IRQFD_RESAMPLE, YES),
-    (uapi::KVM_CAP_COALESCED_MMIO, Value(uapi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize)),
+    (
+        uapi::KVM_CAP_COALESCED_MMIO,
+        Value(uapi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize),
+    ),
     (uapi::KVM_CAP_COALESCED_PIO, YES),
     (uapi::KVM_CAP_IOEVENTFD, YES),
     (uapi::KVM_CAP_IOEVENTFD_NO_LENGTH, YES),
     (uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH, YES),
     // Clocks.
     (uapi::KVM_CAP_CLOCKSOURCE, YES),
-    (uapi::KVM_CAP_ADJUST_CLOCK, Value(clock::ADJUST_FLAGS as isize)),
+    (
+        uapi::KVM_CAP_ADJUST_CLOCK,
+        Value(clock::ADJUST_FLAGS as isize),
+    ),
     (uapi::KVM_CAP_KVMCLOCK_CTRL, YES),
     (uapi::KVM_CAP_GET_TSC_KHZ, YES),
     // Others.

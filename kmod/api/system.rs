@@ -22,19 +22,19 @@ pub struct SystemFile<V: Vendor>(PhantomData<fn() -> V>);
 
 impl<V: Vendor> DeviceFile for SystemFile<V> {
     fn ioctl(cmd: u32, arg: UserPtr) -> Result<isize> {
-    ioctl_table! { cmd, arg;
-        KVM_GET_API_VERSION => raw |arg| no_argument(arg, uapi::KVM_API_VERSION as isize);
-        KVM_CREATE_VM => raw |kind| create_vm::<V>(kind);
-        KVM_CHECK_EXTENSION => raw |number: UserPtr| Ok(capability::value(number.addr()));
-        KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
-        KVM_GET_SUPPORTED_CPUID => raw model::get_supported_cpuid;
-        KVM_GET_EMULATED_CPUID => raw model::get_emulated_cpuid;
-        KVM_GET_MSR_INDEX_LIST => raw msr::get_msr_index_list;
-        KVM_GET_MSR_FEATURE_INDEX_LIST => raw msr::get_msr_feature_index_list;
-        KVM_GET_MSRS => raw msr::get_feature_msrs;
-        KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
-        _ => EINVAL
-    }
+        ioctl_table! { cmd, arg;
+            KVM_GET_API_VERSION => raw |arg| no_argument(arg, uapi::KVM_API_VERSION as isize);
+            KVM_CREATE_VM => raw |kind| create_vm::<V>(kind);
+            KVM_CHECK_EXTENSION => raw |number: UserPtr| Ok(capability::value(number.addr()));
+            KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
+            KVM_GET_SUPPORTED_CPUID => raw model::get_supported_cpuid;
+            KVM_GET_EMULATED_CPUID => raw model::get_emulated_cpuid;
+            KVM_GET_MSR_INDEX_LIST => raw msr::get_msr_index_list;
+            KVM_GET_MSR_FEATURE_INDEX_LIST => raw msr::get_msr_feature_index_list;
+            KVM_GET_MSRS => raw msr::get_feature_msrs;
+            KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
+            _ => EINVAL
+        }
     }
 }
 

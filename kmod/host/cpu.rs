@@ -28,7 +28,10 @@ pub use msr::rdmsr_safe;
 pub use msr::wrmsr;
 pub use msr::wrmsr_safe;
 pub use percpu::PerCpu;
-#[allow(unused_imports, reason = "VMX instructions fault when VMXON was undone")]
+#[allow(
+    unused_imports,
+    reason = "VMX instructions fault when VMXON was undone"
+)]
 pub use virtualization::rebooting;
 pub use virtualization::CpuHooks;
 pub use virtualization::Extension;

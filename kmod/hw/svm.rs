@@ -21,9 +21,9 @@ use self::permission::PermissionMaps;
 use self::vmcb::Clean;
 use self::vmcb::CrIntercepts;
 use self::vmcb::EventInfo;
-use self::vmcb::InterruptState;
 use self::vmcb::Intercepts3;
 use self::vmcb::Intercepts4;
+use self::vmcb::InterruptState;
 use self::vmcb::VirtualInterrupt;
 use self::vmcb::Vmcb;
 use self::vmcb::VmcbSegment;
@@ -65,9 +65,8 @@ extern "C" {
 /// Exceptions that the host must see whatever the guest does: a machine check
 /// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
 /// same way again never end inside the processor.
-const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
-    | 1 << Vector::Alignment as u32
-    | 1 << Vector::Debug as u32;
+const ALWAYS_INTERCEPTED: u32 =
+    1 << Vector::MachineCheck as u32 | 1 << Vector::Alignment as u32 | 1 << Vector::Debug as u32;
 
 /// The value of PAT after RESET (APM vol. 2, 7.8.1).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -533,9 +532,7 @@ impl Vendor for Svm {
     #[inline]
     fn cr0(&self) -> u64 {
         // TS and MP change without an exit; the cache bits only with one.
-        Cr0(self.vmcb.save.cr0)
-            .with(self.cr0 & CR0_CACHE)
-            .0
+        Cr0(self.vmcb.save.cr0).with(self.cr0 & CR0_CACHE).0
     }
 
     fn set_cr0(&mut self, value: u64) {

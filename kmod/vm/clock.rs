@@ -264,9 +264,8 @@ impl<V: Vendor> Vcpu<V> {
             stopped: core::mem::take(&mut self.clock.stopped),
         };
         let scale = self.clock.scale;
-        self.vm.write_versioned(record, |version| {
-            clock::time_info(&moment, scale, version)
-        });
+        self.vm
+            .write_versioned(record, |version| clock::time_info(&moment, scale, version));
     }
 
     /// KVM_KVMCLOCK_CTRL: the guest is told that it was stopped.
@@ -291,7 +290,7 @@ impl<V: Vendor> Vcpu<V> {
         };
         let delay = task::sched_run_delay_ns();
         if delay != self.clock.run_delay {
-            let stolen = delay.wrapping_sub(self.clock.run_delay);
+            let stolen = delay.saturating_sub(self.clock.run_delay);
             self.clock.run_delay = delay;
             self.write_steal_time(record, stolen);
         }

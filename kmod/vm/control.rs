@@ -144,6 +144,7 @@ impl<V: Vendor> Vcpu<V> {
 
     fn write_cr(&mut self, number: u8, value: u64, length: u8) -> Handled {
         let priority_before = self.hw.cr8();
+        let keys_before = Cr4(self.hw.cr4()).has(Cr4::PKE);
         let written = match number {
             0 => self.write_cr0(value),
             3 => control::write_cr3(&controls(&self.hw), value, self.model.caps())
@@ -158,9 +159,18 @@ impl<V: Vendor> Vcpu<V> {
         if number == 8 && self.lapic.is_none() && self.hw.cr8() < priority_before {
             self.run.set_reason(uapi::KVM_EXIT_SET_TPR);
             let step = self.advance(length)?;
-            return Ok(if step == Step::Resume { Step::User } else { step });
+            return Ok(if step == Step::Resume {
+                Step::User
+            } else {
+                step
+            });
         }
-        self.advance(length)
+        let step = self.advance(length)?;
+        if Cr4(self.hw.cr4()).has(Cr4::PKE) != keys_before {
+            // PKRU is switched on the way into the inner loop and out of it.
+            return Ok(step.at_least_leave());
+        }
+        Ok(step)
     }
 
     fn write_cr0(&mut self, value: u64) -> Result<(), Invalid> {
@@ -176,15 +186,13 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn write_cr4(&mut self, value: u64) -> Result<(), Invalid> {
-        const TRANSLATION: Cr4 = Cr4(
-            Cr4::PGE.0
-                | Cr4::PAE.0
-                | Cr4::PSE.0
-                | Cr4::PCIDE.0
-                | Cr4::SMEP.0
-                | Cr4::SMAP.0
-                | Cr4::PKE.0,
-        );
+        const TRANSLATION: Cr4 = Cr4(Cr4::PGE.0
+            | Cr4::PAE.0
+            | Cr4::PSE.0
+            | Cr4::PCIDE.0
+            | Cr4::SMEP.0
+            | Cr4::SMAP.0
+            | Cr4::PKE.0);
         let old = controls(&self.hw);
         let cr4 = control::write_cr4(&old, value, self.model.caps())?;
         self.hw.set_cr4(cr4.0);

@@ -150,11 +150,12 @@ impl<V: Vendor> Vcpu<V> {
             if self.events.exception.is_some() {
                 return Err(EBUSY);
             }
-            self.events.raise(if inject & uapi::KVM_GUESTDBG_INJECT_DB != 0 {
-                Exception::debug(0)
-            } else {
-                Exception::plain(Vector::Breakpoint)
-            });
+            self.events
+                .raise(if inject & uapi::KVM_GUESTDBG_INJECT_DB != 0 {
+                    Exception::debug(0)
+                } else {
+                    Exception::plain(Vector::Breakpoint)
+                });
         }
         let flags = self.debug.hide_flags(self.regs.rflags);
         self.debug.control = if debug.control & uapi::KVM_GUESTDBG_ENABLE != 0 {
@@ -193,6 +194,11 @@ impl<V: Vendor> Vcpu<V> {
         if users {
             self.hw.set_dr6(Dr6::RESET.0);
             return Ok(self.exit_debug(Vector::Debug, cause));
+        }
+        if cause & Dr6::BD.0 != 0 {
+            // As its handler finds it (APM vol. 2, 13.1.1.3).
+            self.debug
+                .set_dr7(self.debug.dr7 & !Dr7::GD.0, &mut self.hw);
         }
         self.raise(Exception::debug(cause))
     }
@@ -251,7 +257,8 @@ impl<V: Vendor> Vcpu<V> {
         if self.debug.dr7 & Dr7::GD.0 == 0 {
             return None;
         }
-        self.debug.set_dr7(self.debug.dr7 & !Dr7::GD.0, &mut self.hw);
+        self.debug
+            .set_dr7(self.debug.dr7 & !Dr7::GD.0, &mut self.hw);
         Some(self.raise(Exception::debug(Dr6::BD.0)))
     }
 }

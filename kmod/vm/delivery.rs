@@ -11,11 +11,11 @@ use super::vcpu::VcpuShared;
 use crate::pc::irq::dest;
 use crate::pc::irq::dest::Arbiter;
 use crate::pc::irq::dest::Rules;
+use crate::pc::irq::pv_ipi::PvIpi;
 use crate::pc::irq::DestMode;
 use crate::pc::irq::IpiRequest;
 use crate::pc::irq::LineStatus;
 use crate::pc::irq::Message;
-use crate::pc::irq::pv_ipi::PvIpi;
 use crate::pc::irq::Shorthand;
 use crate::pc::lapic::Posted;
 
@@ -101,12 +101,7 @@ impl VcpuTable {
         result
     }
 
-    fn deliver_to_one(
-        &self,
-        message: &Message,
-        rules: Rules,
-        except: Option<usize>,
-    ) -> LineStatus {
+    fn deliver_to_one(&self, message: &Message, rules: Rules, except: Option<usize>) -> LineStatus {
         let mut arbiter = Arbiter::default();
         for vcpu in self.iter().filter(|vcpu| Some(vcpu.index) != except) {
             let snapshot = vcpu.apic.snapshot();

@@ -25,9 +25,9 @@ use crate::pc::addr::Gva;
 use crate::pc::addr::PAGE_SIZE;
 use crate::pc::cpuid::Feature;
 use crate::pc::decode::Insn;
+use crate::pc::regs::CpuMode;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
-use crate::pc::regs::CpuMode;
 use crate::pc::regs::Efer;
 use crate::pc::regs::Exception;
 use crate::pc::regs::SegReg;
@@ -258,4 +258,3 @@ fn plain_length(head: u64) -> Option<u8> {
         _ => None,
     }
 }
-

@@ -9,6 +9,8 @@ use crate::host::global::Global;
 use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::pc::control;
+use crate::pc::cpuid::supported;
+use crate::pc::cpuid::supported::Restrictions;
 use crate::pc::cpuid::Answer;
 use crate::pc::cpuid::CpuidTable;
 use crate::pc::cpuid::Dynamic;
@@ -17,8 +19,6 @@ use crate::pc::cpuid::FeatureSet;
 use crate::pc::cpuid::GuestCaps;
 use crate::pc::cpuid::Platform;
 use crate::pc::cpuid::MAX_ENTRIES;
-use crate::pc::cpuid::supported;
-use crate::pc::cpuid::supported::Restrictions;
 use crate::pc::lapic;
 use crate::pc::msr::lists;
 use crate::pc::msr::MsrFile;
@@ -221,7 +221,8 @@ fn write_entries(
     entries.resize(room, kvm_cpuid_entry2::default(), GFP_KERNEL)?;
     let filled = fill(&mut entries).map_err(|errno| Error::from_errno(-errno))?;
     entries.truncate(filled);
-    list.offset(size_of::<kvm_cpuid2>())?.write_slice(&entries)?;
+    list.offset(size_of::<kvm_cpuid2>())?
+        .write_slice(&entries)?;
     list.write(&(filled as u32))?;
     Ok(0)
 }

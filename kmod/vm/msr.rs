@@ -201,7 +201,10 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
 
 impl<V: Vendor> Vcpu<V> {
     /// Calls `act` with the MSR file and what it reaches.
-    fn with_msrs<T>(&mut self, act: impl FnOnce(&mut model::Model, &mut Machine<'_, V>) -> T) -> (T, lapic::Effect) {
+    fn with_msrs<T>(
+        &mut self,
+        act: impl FnOnce(&mut model::Model, &mut Machine<'_, V>) -> T,
+    ) -> (T, lapic::Effect) {
         let mut machine = Machine {
             vm: &self.vm,
             shared: &self.shared,
@@ -297,21 +300,13 @@ impl<V: Vendor> Vcpu<V> {
         if (index::X2APIC_FIRST..=index::X2APIC_LAST).contains(&index) {
             return match self.x2apic_write(index, value) {
                 Ok(step) => self.advance_then(length, step),
-                Err(_) => self.msr_refused(
-                    index,
-                    Some(value),
-                    uapi::KVM_MSR_EXIT_REASON_INVAL,
-                    length,
-                ),
+                Err(_) => {
+                    self.msr_refused(index, Some(value), uapi::KVM_MSR_EXIT_REASON_INVAL, length)
+                }
             };
         }
         if !self.vm.allows_msr(index, Direction::Write) {
-            return self.msr_refused(
-                index,
-                Some(value),
-                uapi::KVM_MSR_EXIT_REASON_FILTER,
-                length,
-            );
+            return self.msr_refused(index, Some(value), uapi::KVM_MSR_EXIT_REASON_FILTER, length);
         }
         match self.write_msr_value(index, value, Origin::Guest) {
             Ok(step) => self.advance_then(length, step),

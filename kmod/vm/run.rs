@@ -133,7 +133,8 @@ impl<V: Vendor> Vcpu<V> {
         if {
             let handled = self.complete_pending();
             self.settle(handled, Context::Sleepable)?
-        } == Step::User {
+        } == Step::User
+        {
             return Ok(());
         }
         if self.run.immediate_exit() {
@@ -233,6 +234,10 @@ impl<V: Vendor> Vcpu<V> {
                 self.hw.request_interrupt_window(true);
             }
             self.deliver_events();
+            if self.init_pending {
+                self.hw.cancel_injection();
+                return (Step::Leave, Exit::HostInterrupt);
+            }
             self.enter(off, tracked);
             self.exits = self.exits.wrapping_add(1);
             self.events.after_exit(&self.hw);
@@ -288,10 +293,12 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// The guest's protection key rights, if it uses them.
+    /// The guest's protection key rights, if it uses them: XRSTOR loads them
+    /// whatever CR4.PKE is (SDM vol. 1, 13.8).
     #[inline]
     fn load_pkru(&mut self, off: &IrqOff) {
-        if !Cr4(self.hw.cr4()).has(Cr4::PKE) {
+        let used = Cr4(self.hw.cr4()).has(Cr4::PKE) || self.xcr0.has_pkru();
+        if !used || !cpu::boot_cpu_has(cpu::Feature::OSPKE) {
             return;
         }
         let host = cpu::read_pkru();
@@ -353,6 +360,8 @@ impl<V: Vendor> Vcpu<V> {
         }
         if posted.init() {
             self.init_pending = true;
+            // A startup IPI of before the INIT does not start it again.
+            self.sipi_pending = None;
         }
         if let Some(vector) = posted.sipi() {
             self.sipi_pending = Some(vector);
@@ -377,7 +386,8 @@ impl<V: Vendor> Vcpu<V> {
     fn wait_until_runnable(&mut self) -> Result<bool> {
         self.take_posted();
         self.process_requests();
-        if self.mp_state == MpState::Halted && self.can_wake() {
+        if self.mp_state == MpState::Halted && (self.unhalted || self.can_wake()) {
+            self.unhalted = false;
             self.mp_state = MpState::Runnable;
         }
         if self.mp_state == MpState::Runnable {

@@ -87,8 +87,7 @@ impl VcpuShared {
     ///
     /// `EINTR` for a signal.
     pub fn sleep(&self) -> Result {
-        self.wait
-            .wait(|| self.apic.is_on() || self.requests.any())
+        self.wait.wait(|| self.apic.is_on() || self.requests.any())
     }
 }
 
@@ -153,6 +152,9 @@ pub struct Vcpu<V: Vendor> {
     pub steal_time_pending: Option<Gpa>,
     /// The guest's flag for paravirtual EOI.
     pub pv_eoi: Option<Gpa>,
+    /// Another vCPU has ended this one's HLT (KVM_HC_KICK_CPU), perhaps before
+    /// it began.
+    pub unhalted: bool,
     /// An INIT has arrived.
     pub init_pending: bool,
     /// A startup IPI has arrived, for this page.
@@ -213,6 +215,7 @@ impl<V: Vendor> Vcpu<V> {
             wall_clock_pending: None,
             steal_time_pending: None,
             pv_eoi: None,
+            unhalted: false,
             init_pending: false,
             sipi_pending: None,
             sigmask: None,
@@ -241,6 +244,8 @@ impl<V: Vendor> Vcpu<V> {
             rflags: Rflags::FIXED,
             ..Registers::default()
         };
-        self.regs.gprs.set(Reg::Rdx, u64::from(self.model.signature()));
+        self.regs
+            .gprs
+            .set(Reg::Rdx, u64::from(self.model.signature()));
     }
 }

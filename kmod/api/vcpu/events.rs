@@ -85,7 +85,8 @@ impl<V: Vendor> Vcpu<V> {
             if vector == Vector::Nmi {
                 return Err(EINVAL);
             }
-            let code = (events.exception.has_error_code != 0).then_some(events.exception.error_code);
+            let code =
+                (events.exception.has_error_code != 0).then_some(events.exception.error_code);
             Some((vector, code))
         } else {
             None

@@ -144,10 +144,7 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// `EINVAL` for more banks or other abilities than there are.
     pub fn setup_mce(&mut self, capabilities: &u64) -> Result {
-        self.model
-            .msrs
-            .setup_mce(*capabilities)
-            .map_err(|_| EINVAL)
+        self.model.msrs.setup_mce(*capabilities).map_err(|_| EINVAL)
     }
 
     /// KVM_SET_TSC_KHZ of a vCPU.

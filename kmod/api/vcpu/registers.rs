@@ -378,8 +378,7 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EINVAL);
         }
         self.debug.addresses = regs.db;
-        self.hw
-            .set_dr6((regs.dr6 & DR6_CAUSES) | Dr6::RESET.0);
+        self.hw.set_dr6((regs.dr6 & DR6_CAUSES) | Dr6::RESET.0);
         self.debug.set_dr7(regs.dr7 | Dr7::RESET.0, &mut self.hw);
         Ok(())
     }

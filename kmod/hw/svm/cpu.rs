@@ -3,8 +3,8 @@
 //! What SVM needs of each host CPU: its save areas and its address space
 //! identifiers.
 
-use super::vmcb::Clean;
 use super::insn;
+use super::vmcb::Clean;
 use crate::host::cpu;
 use crate::host::cpu::PerCpu;
 use crate::host::global::Global;

@@ -6,8 +6,8 @@
 //! MSRs except those that VMRUN, VMLOAD and VMSAVE switch and
 //! whose values need no check.
 
-use crate::host::page::HostPages;
 use crate::host::global::Global;
+use crate::host::page::HostPages;
 use crate::pc::addr::Hpa;
 use kernel::prelude::*;
 
