@@ -2,6 +2,8 @@
 
 //! Signals that take a thread out of `KVM_RUN`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sys::{check, SysResult};
@@ -34,8 +36,46 @@ pub fn send(thread: i32, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
 }
 
+/// Interrupts a thread again and again, until it is dropped.
+pub struct Kicker {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Kicker {
+    /// Interrupts the calling thread after `delay` and every 10 ms from then on.
+    pub fn start(delay: Duration) -> SysResult<Self> {
+        catch(KICK)?;
+        let me = thread_id();
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            std::thread::park_timeout(delay);
+            while !told.load(Ordering::Relaxed) {
+                send(me, KICK);
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+        });
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Kicker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // Its end is all that is wanted; a panic in it has no message for anyone.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Interrupts the calling thread after `delay`, and every 10 ms from then on, so that a signal that
-/// comes before the system call does not leave it without one.
+/// comes before the system call does not leave it without one, to the end of the process.
 pub fn interrupt_after(delay: Duration) -> SysResult<()> {
     catch(KICK)?;
     let me = thread_id();

@@ -16,6 +16,7 @@ mod lapic;
 mod memslots;
 mod mmio;
 mod msrs;
+mod no_progress;
 mod paging;
 mod pic;
 mod pio;
@@ -45,6 +46,7 @@ fn main() {
         msrs::TESTS,
         paging::TESTS,
         injection::TESTS,
+        no_progress::TESTS,
         irqchip::TESTS,
         pic::TESTS,
         ioapic::TESTS,
