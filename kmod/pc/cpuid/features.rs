@@ -293,7 +293,7 @@ words! {
         given [
             AVX512_VBMI = 1, UMIP = 2, PKU = 3, AVX512_VBMI2 = 6, GFNI = 8, VAES = 9,
             VPCLMULQDQ = 10, AVX512_VNNI = 11, AVX512_BITALG = 12, AVX512_VPOPCNTDQ = 14,
-            LA57 = 16, RDPID = 22, CLDEMOTE = 25, MOVDIRI = 27, MOVDIR64B = 28,
+            LA57 = 16, CLDEMOTE = 25, MOVDIRI = 27, MOVDIR64B = 28,
         ]
         emulated []
         dynamic [
@@ -306,6 +306,8 @@ words! {
             // Control-flow enforcement: its state is not switched yet.
             SHSTK = 7,
             TME_EN = 13,
+            // TSC_AUX is not switched yet; the guest would read the host's.
+            RDPID = 22,
             // Needs #DB with DR6.BLD and DEBUGCTL.
             BUS_LOCK_DETECT = 24,
             // Address space ids of devices are the host's.
@@ -320,8 +322,7 @@ words! {
     Leaf7Edx = (7, 0, Edx) {
         given [
             AVX512_4VNNIW = 2, AVX512_4FMAPS = 3, FSRM = 4, AVX512_VP2INTERSECT = 8,
-            MD_CLEAR = 10, SERIALIZE = 14, TSXLDTRK = 16, AVX512_FP16 = 23, SPEC_CTRL = 26,
-            INTEL_STIBP = 27, FLUSH_L1D = 28, SPEC_CTRL_SSBD = 31,
+            MD_CLEAR = 10, SERIALIZE = 14, TSXLDTRK = 16, AVX512_FP16 = 23, FLUSH_L1D = 28,
         ]
         emulated [
             /// An MSR of constants. Intel only: AMD's processors have no such
@@ -334,6 +335,8 @@ words! {
             // state and MSRs that are not switched.
             UINTR = 5, HYBRID = 15, PCONFIG = 18, ARCH_LBR = 19, CORE_CAPABILITIES = 30,
             CET_IBT = 20,
+            // SPEC_CTRL is not switched yet.
+            SPEC_CTRL = 26, INTEL_STIBP = 27, SPEC_CTRL_SSBD = 31,
             // Tile state is too large to be given unasked.
             AMX_BF16 = 22, AMX_TILE = 24, AMX_INT8 = 25,
         ]
@@ -372,21 +375,23 @@ words! {
 
     /// Leaf 7, subleaf 2, EDX: bits of SPEC_CTRL.
     Leaf7_2Edx = (7, 2, Edx) {
-        given [
-            INTEL_PSFD = 0, IPRED_CTRL = 1, RRSBA_CTRL = 2, DDPD_U = 3, BHI_CTRL = 4,
-            MCDT_NO = 5,
-        ]
+        given [MCDT_NO = 5,]
         emulated []
         dynamic []
-        withheld []
+        withheld [
+            // SPEC_CTRL is not switched yet.
+            INTEL_PSFD = 0, IPRED_CTRL = 1, RRSBA_CTRL = 2, DDPD_U = 3, BHI_CTRL = 4,
+        ]
     }
 
     /// Leaf 0xd, subleaf 1, EAX.
     LeafDEax = (0xd, 1, Eax) {
-        given [XSAVEOPT = 0, XSAVEC = 1, XGETBV1 = 2, XSAVES = 3,]
+        given [XSAVEOPT = 0, XSAVEC = 1, XGETBV1 = 2,]
         emulated []
         dynamic []
         withheld [
+            // XSS is not switched yet; the guest would save by the host's.
+            XSAVES = 3,
             // Goes with AMX.
             XFD = 4,
         ]
@@ -447,12 +452,15 @@ words! {
             EXT_FPU = 0, EXT_VME = 1, EXT_DE = 2, EXT_PSE = 3, EXT_TSC = 4, EXT_MSR = 5,
             EXT_PAE = 6, EXT_MCE = 7, EXT_CX8 = 8, EXT_APIC = 9, SYSCALL = 11, EXT_MTRR = 12,
             EXT_PGE = 13, EXT_MCA = 14, EXT_CMOV = 15, EXT_PAT = 16, EXT_PSE36 = 17, NX = 20,
-            MMXEXT = 22, EXT_MMX = 23, EXT_FXSR = 24, FXSR_OPT = 25, GBPAGES = 26, RDTSCP = 27,
-            LM = 29, AMD_3DNOWEXT = 30, AMD_3DNOW = 31,
+            MMXEXT = 22, EXT_MMX = 23, EXT_FXSR = 24, FXSR_OPT = 25, GBPAGES = 26, LM = 29,
+            AMD_3DNOWEXT = 30, AMD_3DNOW = 31,
         ]
         emulated []
         dynamic []
-        withheld []
+        withheld [
+            // TSC_AUX is not switched yet; the guest would read the host's.
+            RDTSCP = 27,
+        ]
     }
 
     /// Leaf 0x8000_0007, EDX.
@@ -469,9 +477,8 @@ words! {
     /// Leaf 0x8000_0008, EBX.
     Ext8Ebx = (0x8000_0008, 0, Ebx) {
         given [
-            CLZERO = 0, XSAVEERPTR = 2, WBNOINVD = 9, AMD_IBPB = 12, AMD_IBRS = 14,
-            AMD_STIBP = 15, AMD_STIBP_ALWAYS_ON = 17, AMD_IBRS_SAME_MODE = 19, AMD_SSBD = 24,
-            AMD_SSB_NO = 26, AMD_PSFD = 28, BTC_NO = 29, IBPB_RET = 30,
+            CLZERO = 0, XSAVEERPTR = 2, WBNOINVD = 9, AMD_IBPB = 12, AMD_SSB_NO = 26, BTC_NO = 29,
+            IBPB_RET = 30,
         ]
         emulated [
             /// EFER.LMSLE cannot be set. AMD only.
@@ -479,6 +486,9 @@ words! {
         ]
         dynamic []
         withheld [
+            // SPEC_CTRL is not switched yet.
+            AMD_IBRS = 14, AMD_STIBP = 15, AMD_STIBP_ALWAYS_ON = 17, AMD_IBRS_SAME_MODE = 19,
+            AMD_SSBD = 24, AMD_PSFD = 28,
             // Read what the host's frequency is.
             RDPRU = 4,
             // Broadcast of TLB flushes needs ASIDs shared by all CPUs.

@@ -290,7 +290,7 @@ fn what_is_listed_can_be_read_and_put_back() {
             assert!(bare.read(index, Origin::Host).is_ok(), "{index:#x}");
             assert!(bare.host(index, 0).is_ok(), "{index:#x}");
         }
-        assert!(count > 30);
+        assert!(count > 25, "{count}");
     }
 }
 
@@ -298,15 +298,7 @@ fn what_is_listed_can_be_read_and_put_back() {
 fn lists_say_what_the_host_has() {
     let amd_list: Vec<u32> = lists::state(&platform(Vendor::Amd)).collect();
     let intel_list: Vec<u32> = lists::state(&platform(Vendor::Intel)).collect();
-    for index in [
-        TSC,
-        STAR,
-        TSC_AUX,
-        TSC_DEADLINE,
-        SPEC_CTRL,
-        UCODE_REV,
-        abi::MSR_KVM_STEAL_TIME,
-    ] {
+    for index in [TSC, STAR, TSC_DEADLINE, UCODE_REV, abi::MSR_KVM_STEAL_TIME] {
         assert!(
             amd_list.contains(&index) && intel_list.contains(&index),
             "{index:#x}"
@@ -574,6 +566,7 @@ fn the_apic_is_asked() {
 #[test]
 fn odds_and_ends_of_amd() {
     let mut bench = Bench::full(Vendor::Amd);
+    bench.caps.features.assign(Feature::RDTSCP, true);
     assert_eq!(bench.guest(HWCR, 0x0104_0148), DONE);
     assert_eq!(bench.value(HWCR), Ok(0x0104_0000));
     assert_eq!(bench.guest(HWCR, 1 << 4), INVALID);
@@ -596,6 +589,10 @@ fn odds_and_ends_of_amd() {
 #[test]
 fn odds_and_ends_of_intel() {
     let mut bench = Bench::full(Vendor::Intel);
+    bench.caps.features = bench
+        .caps
+        .features
+        .with(&[Feature::RDTSCP, Feature::XSAVES]);
     bench.caps.xss = 0;
     assert_eq!(bench.guest(TSC_AUX, 1 << 32), INVALID);
     assert_eq!(bench.guest(XSS, 0x800), INVALID);

@@ -186,7 +186,7 @@ fn intel_has_what_only_intel_has() {
     assert!(find(&entries, 4, 4).is_some_and(|last| last.eax == 0));
     let leaf7 = find(&entries, 7, 0).unwrap();
     assert_ne!(leaf7.edx & Feature::ARCH_CAPABILITIES.mask(), 0);
-    assert_eq!(find(&entries, 7, 2).unwrap().edx, 0x3f);
+    assert_eq!(find(&entries, 7, 2).unwrap().edx, 0x20);
     assert_eq!(find(&entries, 0x8000_0000, 0).unwrap().eax, 0x8000_0008);
     assert!(find(&entries, 0x8000_0021, 0).is_none());
     assert_eq!(find(&entries, 0x8000_0008, 0).unwrap().eax, 0x002e_392e);
@@ -220,7 +220,7 @@ fn extended_states_agree_with_their_leaf() {
     let sizes = find(&entries, 0xd, 0).unwrap();
     assert_eq!((sizes.eax, sizes.ebx, sizes.ecx), (0x2e7, 2696, 2696));
     let features = find(&entries, 0xd, 1).unwrap();
-    assert_eq!((features.eax, features.ebx, features.ecx), (0xf, 2440, 0));
+    assert_eq!((features.eax, features.ebx, features.ecx), (7, 2440, 0));
     let states: Vec<u32> = entries
         .iter()
         .filter(|entry| entry.function == 0xd)
