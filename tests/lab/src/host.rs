@@ -362,7 +362,7 @@ impl Session {
                     Kind::Stderr => sink.stderr(&frame.content),
                     Kind::Exit => {
                         let bytes = frame.content.first_chunk().copied();
-                        *status = bytes.map(|bytes| i32::from_le_bytes(bytes));
+                        *status = bytes.map(i32::from_le_bytes);
                         return Ok(None);
                     }
                     Kind::Failed => {

@@ -94,7 +94,7 @@ pub fn setup(place: &Place) -> Result<Platform> {
                 || stages.install(&wanted),
             )
         });
-        let tree = source(&stages, &release).and_then(|()| prepare(&stages, &release));
+        let tree = tree(&stages, &release);
         let packages = packages
             .join()
             .unwrap_or_else(|_| Err(anyhow!("a stage panicked")));
@@ -139,6 +139,18 @@ fn newest(names: &str) -> Option<String> {
                 .collect::<Vec<u32>>()
         })
         .map(str::to_owned)
+}
+
+/// Makes the prepared kernel tree. An interrupted `make` may leave half a file,
+/// so a preparation that was begun and not done starts from the source.
+fn tree(stages: &Stages, release: &str) -> Result<()> {
+    let begun = stages.stamp("prepare-begun");
+    if begun.exists() && !stages.stamped("prepare", release) {
+        fs::remove_file(stages.stamp("source")).ok();
+    }
+    source(stages, release)?;
+    fs::write(begun, "")?;
+    prepare(stages, release)
 }
 
 /// Fetches and unpacks the source of exactly the chosen kernel.
