@@ -331,6 +331,7 @@ impl Vendor for Svm {
 
     fn init(&mut self) {
         self.reset_registers();
+        self.vmcb.control.event_inject = EventInfo(0);
         self.set_nmi_blocked(false);
         self.set_interrupt_shadow(false);
         self.request_interrupt_window(false);

@@ -37,8 +37,8 @@ impl<V: Vendor> Vcpu<V> {
         if has(Request::CLOCK) {
             self.update_clock();
         }
-        if has(Request::UNHALT) && self.mp_state == MpState::Halted {
-            self.mp_state = MpState::Runnable;
+        if has(Request::UNHALT) {
+            self.unhalted = true;
         }
         self.process_init_sipi();
     }
@@ -66,6 +66,7 @@ impl<V: Vendor> Vcpu<V> {
     fn init(&mut self) {
         let cache = self.hw.cr0() & (Cr0::CD.0 | Cr0::NW.0);
         self.hw.init();
+        self.unhalted = false;
         self.hw.set_cr0(cache | Cr0::ET.0);
         self.regs = Registers {
             rip: 0xfff0,
@@ -81,6 +82,7 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.flush_tlb();
         if let Some(lapic) = self.lapic.as_mut() {
             let command = lapic.init(&self.shared.apic);
+            self.hw.set_cr8(lapic.cr8());
             self.apply_timer(command);
         }
         self.paging_changed();

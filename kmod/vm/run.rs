@@ -235,7 +235,7 @@ impl<V: Vendor> Vcpu<V> {
             }
             self.deliver_events();
             if self.init_pending {
-                self.hw.cancel_injection();
+                // INIT forgets what has been handed to the processor.
                 return (Step::Leave, Exit::HostInterrupt);
             }
             self.enter(off, tracked);

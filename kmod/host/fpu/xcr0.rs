@@ -13,6 +13,7 @@ const SSE: u64 = 1 << 1;
 const AVX: u64 = 1 << 2;
 const MPX: u64 = 0b11 << 3;
 const AVX512: u64 = 0b111 << 5;
+const PKRU: u64 = 1 << 9;
 const AMX: u64 = 0b11 << 17;
 
 /// A value that this processor takes in XCR0.
@@ -40,6 +41,12 @@ impl Xcr0 {
     pub fn host() -> Option<Self> {
         // INVARIANT: It is what the processor has now.
         boot_cpu_has(Feature::OSXSAVE).then(|| Self(xgetbv0()))
+    }
+
+    /// XSAVE and XRSTOR reach PKRU.
+    #[inline]
+    pub const fn has_pkru(self) -> bool {
+        self.0 & PKRU != 0
     }
 
     /// The bits.

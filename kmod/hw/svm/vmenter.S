@@ -59,7 +59,7 @@ SYM_FUNC_START(iv_svm_enter)
 	push	%rsi
 	push	%rdi
 
-	clgi
+	SVM_INSN clgi
 	sti
 
 	mov	%rsi, %rax
@@ -111,7 +111,7 @@ SYM_FUNC_START(iv_svm_enter)
 	UNTRAIN_RET_VM
 
 	cli
-	stgi
+	SVM_INSN stgi
 
 	/* No guest value may live on in a register that host code speculates on. */
 	xor	%ecx, %ecx
