@@ -33,15 +33,15 @@ impl Scale {
     pub fn of_khz(khz: u32) -> Self {
         let mut ns = NS_PER_MS;
         let mut ticks = u64::from(khz.max(1));
-        let mut shift = 0;
+        let mut shift = 0i8;
         // Both stay far below 2^63: one of the loops runs, at most 31 times.
         while ns >= ticks {
             ticks <<= 1;
-            shift += 1;
+            shift = shift.wrapping_add(1);
         }
         while ns << 1 < ticks {
             ns <<= 1;
-            shift -= 1;
+            shift = shift.wrapping_sub(1);
         }
         // ns < ticks < 2^53, and ns < 2^32.
         let mul = (ns << 32) / ticks;
@@ -151,7 +151,17 @@ mod tests {
 
     #[test]
     fn scale_is_exact_enough_at_every_frequency() {
-        for khz in [1, 999, 1_000, 999_999, 1_000_000, 1_000_001, 2_600_000, 5_000_000, u32::MAX] {
+        for khz in [
+            1,
+            999,
+            1_000,
+            999_999,
+            1_000_000,
+            1_000_001,
+            2_600_000,
+            5_000_000,
+            u32::MAX,
+        ] {
             let scale = Scale::of_khz(khz);
             assert!(scale.mul >= 1 << 31, "{khz}: {scale:?}");
             // An hour of ticks, or what fits.
@@ -192,7 +202,10 @@ mod tests {
         let mut written = WrittenTsc::default();
         let khz = 1_000_000;
         written.write(1_000, 0, 0, khz);
-        assert_eq!(written.write(1_000, 5_000, 2 * NS_PER_S, khz), 1_000u64.wrapping_sub(5_000));
+        assert_eq!(
+            written.write(1_000, 5_000, 2 * NS_PER_S, khz),
+            1_000u64.wrapping_sub(5_000)
+        );
         // A jump of the value within the second.
         let offset = written.write(50 * NS_PER_S, 6_000, 2 * NS_PER_S + 1, khz);
         assert_eq!(offset, 50 * NS_PER_S - 6_000);
@@ -207,7 +220,10 @@ mod tests {
             stopped: true,
         };
         let info = time_info(&moment, Scale::of_khz(2_000_000), 4);
-        assert_eq!((info.version, info.tsc_timestamp, info.system_time), (4, 7, 9));
+        assert_eq!(
+            (info.version, info.tsc_timestamp, info.system_time),
+            (4, 7, 9)
+        );
         assert_eq!(info.flags, PVCLOCK_TSC_STABLE_BIT | PVCLOCK_GUEST_STOPPED);
         let wall = wall_clock(10 * NS_PER_S + 5, 3 * NS_PER_S, 2);
         assert_eq!((wall.version, wall.sec, wall.nsec), (2, 7, 5));

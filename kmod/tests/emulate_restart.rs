@@ -9,7 +9,9 @@ mod machine;
 
 use ironvm_pc::pc::addr::Gpa;
 use ironvm_pc::pc::decode::decode;
-use ironvm_pc::pc::emulate::{emulate, finish_read, simple_move, AccessLog, Mmio, Outcome};
+use ironvm_pc::pc::emulate::{
+    emulate, finish_read, operand_page_offset, simple_move, AccessLog, Mmio, Outcome,
+};
 use ironvm_pc::pc::regs::{CpuMode, Exception, Gprs, Reg, Rflags};
 use machine::{Machine, Random, Waits};
 
@@ -401,7 +403,9 @@ fn simple_moves() {
             assert_eq!(emulated.run(&insn), Outcome::Done);
 
             let gpa = Gpa(DEVICE.start + 0x40);
-            let simple = simple_move(&insn, &short.gprs, gpa).unwrap();
+            let simple = simple_move(&insn, &short.gprs, gpa, 0x40).unwrap();
+            let start = operand_page_offset(&insn, &short.gprs, short.rip, 0);
+            assert_eq!(start, 0x40, "{bytes:02x?}");
             let data = short.serve_mmio(Mmio {
                 gpa,
                 data: simple.data,
@@ -414,18 +418,15 @@ fn simple_moves() {
             short.rip += u64::from(insn.length);
             assert!(short.visible() == emulated.visible(), "{bytes:02x?}");
         }
-        let crossing = Gpa(DEVICE.start + 0x1000);
-        let size = simple_move(&insn, &Gprs::default(), Gpa(crossing.0 + 8))
-            .unwrap()
-            .size;
-        // The processor gives a page's start for what reaches into it, too.
-        let reaches = simple_move(&insn, &Gprs::default(), crossing).is_none();
-        assert_eq!(reaches, size > 1, "{bytes:02x?}");
-        let last = Gpa(crossing.0 - u64::from(size));
-        assert!(simple_move(&insn, &Gprs::default(), last).is_some());
-        let beyond = Gpa(last.0 + 1);
-        let fits = simple_move(&insn, &Gprs::default(), beyond).is_some();
-        assert_eq!(fits, size == 1, "{bytes:02x?}");
+        let page = Gpa(DEVICE.start + 0x1000);
+        let at = |offset: u64| simple_move(&insn, &Gprs::default(), Gpa(page.0 + offset), offset);
+        let size = u64::from(at(0).unwrap().size);
+        assert!(at(0x1000 - size).is_some());
+        if size > 1 {
+            assert!(at(0x1000 - size + 1).is_none(), "{bytes:02x?}");
+        }
+        // It reaches into the page from the one before.
+        assert!(simple_move(&insn, &Gprs::default(), page, 0xfff).is_none());
     }
     let others: [&[u8]; 8] = [
         &[0x89, 0xcb],
@@ -439,6 +440,6 @@ fn simple_moves() {
     ];
     for bytes in others {
         let insn = decode(bytes, CpuMode::Long64).unwrap();
-        assert_eq!(simple_move(&insn, &Gprs::default(), Gpa(0)), None);
+        assert_eq!(simple_move(&insn, &Gprs::default(), Gpa(0), 0), None);
     }
 }

@@ -102,7 +102,10 @@ impl<V: Vendor> Vcpu<V> {
             return self.emulate(None, context);
         }
         let insn = self.instruction(context)?;
-        match emulate::simple_move(&insn, &self.regs.gprs, fault.gpa) {
+        let gprs = &self.regs.gprs;
+        let base = self.hw.segment_base(insn.memory.segment);
+        let start = emulate::operand_page_offset(&insn, gprs, self.regs.rip, base);
+        match emulate::simple_move(&insn, gprs, fault.gpa, start) {
             Some(access) if access.write == fault.write => {
                 self.device_move(&insn, access, fault.gpa)
             }

@@ -9,6 +9,7 @@
 
 use super::alu;
 use super::operand::{read_register, write_register};
+use super::segment::address_mask;
 use crate::pc::addr::{Gpa, PAGE_SIZE};
 use crate::pc::decode::{Encoding, Insn, Map};
 use crate::pc::regs::Gprs;
@@ -24,15 +25,38 @@ pub struct SimpleMove {
     pub data: u64,
 }
 
-/// The only access of `insn`, known to begin at `gpa`, if it is simple: MOV,
-/// MOVZX or MOVSX with an operand that does not cross a page.
+/// Offset in its page of the memory operand of `insn`, which is at `rip`, in a
+/// segment that begins at `base`.
+#[inline]
+pub fn operand_page_offset(insn: &Insn, gprs: &Gprs, rip: u64, base: u64) -> u64 {
+    let operand = &insn.memory;
+    let mut offset = operand.disp;
+    if operand.rip_relative {
+        offset = offset
+            .wrapping_add(rip)
+            .wrapping_add(u64::from(insn.length));
+    }
+    if let Some(base) = operand.base {
+        offset = offset.wrapping_add(gprs.get(base));
+    }
+    if let Some(index) = operand.index {
+        offset = offset.wrapping_add(gprs.get(index) << (operand.scale & 3));
+    }
+    let linear = base.wrapping_add(offset & address_mask(insn.address_size));
+    linear & (PAGE_SIZE - 1)
+}
+
+/// The only access of `insn`, at `gpa`, if it is simple: MOV, MOVZX or MOVSX
+/// with an operand that does not cross a page. `start` is where in its page the
+/// operand begins ([`operand_page_offset`]): for an access that reaches into a
+/// second page the processor gives that page's start.
 ///
 /// To be used when the processor exited because of this access and gave its
 /// address. What was read is passed to [`finish_read`]; then the caller moves
 /// RIP by the instruction's length and does what follows a completed
 /// instruction.
 #[inline]
-pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa) -> Option<SimpleMove> {
+pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<SimpleMove> {
     if insn.encoding != Encoding::Legacy || !insn.has_modrm() || insn.modrm.is_register() {
         return None;
     }
@@ -48,10 +72,7 @@ pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa) -> Option<SimpleMove> {
         (Map::Of, 0xb7 | 0xbf) => (false, 2),
         _ => return None,
     };
-    // The processor gives the start of a page for an access that reaches into
-    // it from the page before.
-    let at = gpa.page_offset();
-    if at > PAGE_SIZE - u64::from(size) || (at == 0 && size > 1) {
+    if start != gpa.page_offset() || start > PAGE_SIZE - u64::from(size) {
         return None;
     }
     let data = match (write, insn.opcode) {
