@@ -93,13 +93,13 @@ pub const fn order_of(level: u8) -> u32 {
 /// The 4 KiB pages below one entry of a table of `level`.
 #[inline]
 pub const fn pages_of(level: u8) -> u64 {
-    1 << order_of(level)
+    1u64.wrapping_shl(order_of(level))
 }
 
 /// Index of the entry for `gfn` in a table of `level`.
 #[inline]
 pub const fn index(gfn: Gfn, level: u8) -> usize {
-    ((gfn.0 >> order_of(level)) & ((1 << INDEX_BITS) - 1)) as usize
+    (gfn.0.wrapping_shr(order_of(level)) & ((1 << INDEX_BITS) - 1)) as usize
 }
 
 /// First frame of the block around `gfn` that one entry of `level` covers.
@@ -303,7 +303,7 @@ impl<F: Format> Entry<F> {
     #[inline]
     pub const fn part(self, level: u8, index: usize) -> Self {
         let below = level.saturating_sub(1);
-        let pages = (index as u64 & ((1 << INDEX_BITS) - 1)) << order_of(below);
+        let pages = (index as u64 & ((1 << INDEX_BITS) - 1)).wrapping_shl(order_of(below));
         let mut raw = self.raw | (pages << super::addr::PAGE_SHIFT);
         if below == 1 {
             raw &= !LARGE;

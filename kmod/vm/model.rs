@@ -121,7 +121,8 @@ impl Model {
     ///
     /// As KVM_SET_CPUID2: `E2BIG`, `EINVAL`.
     pub fn set_cpuid(&mut self, entries: KVVec<kvm_cpuid_entry2>, has_run: bool) -> Result {
-        let mut table = CpuidTable::new(entries).map_err(|errno| Error::from_errno(-errno))?;
+        let mut table =
+            CpuidTable::new(entries).map_err(|errno| Error::from_errno(errno.wrapping_neg()))?;
         if has_run {
             if let Some(dynamic) = self.table.dynamic() {
                 table.set_dynamic(dynamic, &self.platform.xsave);
@@ -168,6 +169,9 @@ impl Model {
 impl<V: Vendor> Vcpu<V> {
     /// CPUID has been set: what follows from it.
     pub fn after_cpuid(&mut self) {
+        let caps = self.model.caps();
+        let reads_tsc_aux = caps.has(Feature::RDTSCP) || caps.has(Feature::RDPID);
+        self.hw.switch_tsc_aux(reads_tsc_aux);
         self.mirror_state_in_cpuid();
         let config = self.lapic.as_ref().map(|lapic| lapic::Config {
             max_phys_bits: self.model.caps().physical_bits,
@@ -219,7 +223,7 @@ fn write_entries(
     let room = (header.nent as usize).min(MAX_ENTRIES);
     let mut entries = KVVec::with_capacity(room, GFP_KERNEL)?;
     entries.resize(room, kvm_cpuid_entry2::default(), GFP_KERNEL)?;
-    let filled = fill(&mut entries).map_err(|errno| Error::from_errno(-errno))?;
+    let filled = fill(&mut entries).map_err(|errno| Error::from_errno(errno.wrapping_neg()))?;
     entries.truncate(filled);
     list.offset(size_of::<kvm_cpuid2>())?
         .write_slice(&entries)?;
@@ -245,5 +249,5 @@ pub fn get_supported_cpuid(list: UserPtr) -> Result<isize> {
 ///
 /// As [`get_supported_cpuid`].
 pub fn get_emulated_cpuid(list: UserPtr) -> Result<isize> {
-    write_entries(list, |entries| supported::emulated(true, entries))
+    write_entries(list, |entries| supported::emulated(false, entries))
 }
