@@ -14,10 +14,12 @@
 
 mod xcr0;
 mod xmm;
+mod xss;
 
 pub use xcr0::Xcr0;
 pub use xmm::read_xmm;
 pub use xmm::write_xmm;
+pub use xss::HostXss;
 
 use super::bindings;
 use super::cpu::boot_cpu_has;

@@ -96,6 +96,9 @@ impl<V: Vendor> Vcpu<V> {
 
     fn cpuid(&mut self, context: Context) -> Handled {
         let length = self.instruction_length(context)?;
+        if self.model.msrs.cpuid_faults() && self.hw.cpl() != 0 {
+            return self.raise(Exception::GP0);
+        }
         let leaf = self.regs.gprs.get32(Reg::Rax);
         let subleaf = self.regs.gprs.get32(Reg::Rcx);
         let answer = self.model.cpuid(leaf, subleaf);

@@ -275,6 +275,7 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.load(off, moved);
         task::guest_prepare(off);
         fpu::restore_if_needed(off);
+        self.host_xss.clear(off);
         if let Some(host) = self.host_xcr0 {
             self.xcr0.switch_from(host, off);
             self.loaded_xcr0 = Some(self.xcr0);
@@ -287,6 +288,8 @@ impl<V: Vendor> Vcpu<V> {
     fn unload(&mut self, off: &IrqOff) {
         self.debug.unload(off);
         self.unload_pkru(off);
+        self.hw.unload(off);
+        self.host_xss.restore(off);
         // Not `xcr0`, which the guest may have changed since.
         if let (Some(host), Some(loaded)) = (self.host_xcr0, self.loaded_xcr0.take()) {
             host.switch_from(loaded, off);

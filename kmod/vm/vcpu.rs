@@ -22,6 +22,7 @@ use super::timer::VcpuTimer;
 use super::Vm;
 use crate::host::cpu;
 use crate::host::fpu::GuestFpu;
+use crate::host::fpu::HostXss;
 use crate::host::fpu::Xcr0;
 use crate::host::task::Sigmask;
 use crate::host::task::WaitCell;
@@ -130,6 +131,8 @@ pub struct Vcpu<V: Vendor> {
     pub xcr0: Xcr0,
     /// XCR0 of the host, if it uses XSAVE.
     pub host_xcr0: Option<Xcr0>,
+    /// Supervisor states of the host.
+    pub host_xss: HostXss,
     /// XCR0 in the processor while the guest runs.
     pub loaded_xcr0: Option<Xcr0>,
     /// PKRU of the guest while it does not run.
@@ -205,10 +208,17 @@ impl<V: Vendor> Vcpu<V> {
             pending: Pending::None,
             xcr0: Xcr0::RESET,
             host_xcr0: Xcr0::host(),
+            host_xss: HostXss::read(),
             loaded_xcr0: None,
             pkru: 0,
             host_pkru: None,
-            user_apic_base: apic_base::DEFAULT_ADDRESS | apic_base::ENABLE,
+            user_apic_base: apic_base::DEFAULT_ADDRESS
+                | apic_base::ENABLE
+                | if id == vm.boot_cpu() {
+                    apic_base::BSP
+                } else {
+                    0
+                },
             timer: timer::new(&shared)?,
             time: vm.clock.guest_time(),
             clock: VcpuClock::new(),

@@ -293,7 +293,7 @@ words! {
         given [
             AVX512_VBMI = 1, UMIP = 2, PKU = 3, AVX512_VBMI2 = 6, GFNI = 8, VAES = 9,
             VPCLMULQDQ = 10, AVX512_VNNI = 11, AVX512_BITALG = 12, AVX512_VPOPCNTDQ = 14,
-            LA57 = 16, CLDEMOTE = 25, MOVDIRI = 27, MOVDIR64B = 28,
+            LA57 = 16, RDPID = 22, CLDEMOTE = 25, MOVDIRI = 27, MOVDIR64B = 28,
         ]
         emulated []
         dynamic [
@@ -306,8 +306,6 @@ words! {
             // Control-flow enforcement: its state is not switched yet.
             SHSTK = 7,
             TME_EN = 13,
-            // TSC_AUX is not switched yet; the guest would read the host's.
-            RDPID = 22,
             // Needs #DB with DR6.BLD and DEBUGCTL.
             BUS_LOCK_DETECT = 24,
             // Address space ids of devices are the host's.
@@ -407,7 +405,6 @@ words! {
             PV_STEAL_TIME = abi::KVM_FEATURE_STEAL_TIME,
             PV_EOI = abi::KVM_FEATURE_PV_EOI,
             PV_UNHALT = abi::KVM_FEATURE_PV_UNHALT,
-            PV_TLB_FLUSH = abi::KVM_FEATURE_PV_TLB_FLUSH,
             PV_SEND_IPI = abi::KVM_FEATURE_PV_SEND_IPI,
             PV_POLL_CONTROL = abi::KVM_FEATURE_POLL_CONTROL,
             PV_SCHED_YIELD = abi::KVM_FEATURE_PV_SCHED_YIELD,
@@ -416,6 +413,7 @@ words! {
         dynamic []
         withheld [
             // Not there yet.
+            PV_TLB_FLUSH = abi::KVM_FEATURE_PV_TLB_FLUSH,
             PV_ASYNC_PF = abi::KVM_FEATURE_ASYNC_PF,
             PV_ASYNC_PF_VMEXIT = abi::KVM_FEATURE_ASYNC_PF_VMEXIT,
             PV_ASYNC_PF_INT = abi::KVM_FEATURE_ASYNC_PF_INT,
@@ -452,15 +450,12 @@ words! {
             EXT_FPU = 0, EXT_VME = 1, EXT_DE = 2, EXT_PSE = 3, EXT_TSC = 4, EXT_MSR = 5,
             EXT_PAE = 6, EXT_MCE = 7, EXT_CX8 = 8, EXT_APIC = 9, SYSCALL = 11, EXT_MTRR = 12,
             EXT_PGE = 13, EXT_MCA = 14, EXT_CMOV = 15, EXT_PAT = 16, EXT_PSE36 = 17, NX = 20,
-            MMXEXT = 22, EXT_MMX = 23, EXT_FXSR = 24, FXSR_OPT = 25, GBPAGES = 26, LM = 29,
-            AMD_3DNOWEXT = 30, AMD_3DNOW = 31,
+            MMXEXT = 22, EXT_MMX = 23, EXT_FXSR = 24, FXSR_OPT = 25, GBPAGES = 26, RDTSCP = 27,
+            LM = 29, AMD_3DNOWEXT = 30, AMD_3DNOW = 31,
         ]
         emulated []
         dynamic []
-        withheld [
-            // TSC_AUX is not switched yet; the guest would read the host's.
-            RDTSCP = 27,
-        ]
+        withheld []
     }
 
     /// Leaf 0x8000_0007, EDX.
