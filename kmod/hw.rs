@@ -220,6 +220,13 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// that runs the vCPU. `moved`: the last entry was on another.
     fn load(&mut self, off: &IrqOff, moved: bool);
 
+    /// After the last entry before interrupts are on: gives this CPU back what
+    /// [`Vendor::load`] has taken for the guest.
+    fn unload(&mut self, off: &IrqOff);
+
+    /// The guest can read TSC_AUX (RDTSCP, RDPID): it is to be the guest's own.
+    fn switch_tsc_aux(&mut self, on: bool);
+
     /// Forgets every cached translation before the next entry.
     fn flush_tlb(&mut self);
 

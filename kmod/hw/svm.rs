@@ -89,6 +89,10 @@ pub struct Svm {
     nmi: nmi::Nmi,
     spec_ctrl: u64,
     tsc_aux: u64,
+    /// The guest can read TSC_AUX.
+    switches_tsc_aux: bool,
+    /// The host's TSC_AUX, while the processor has the guest's.
+    host_tsc_aux: Option<u64>,
 }
 
 impl Svm {
@@ -321,6 +325,8 @@ impl Vendor for Svm {
             nmi: nmi::Nmi::new(),
             spec_ctrl: 0,
             tsc_aux: 0,
+            switches_tsc_aux: false,
+            host_tsc_aux: None,
         };
         svm.vmcb.control.nested_cr3 = setup.nested_root.0;
         svm.vmcb.save.g_pat = PAT_RESET;
@@ -344,6 +350,20 @@ impl Vendor for Svm {
             self.asid = Asid::NONE;
             self.vmcb.control.clean = Clean::NONE;
         }
+        if self.switches_tsc_aux {
+            self.host_tsc_aux = cpu::load_tsc_aux(off, self.tsc_aux);
+        }
+    }
+
+    #[inline]
+    fn unload(&mut self, off: &IrqOff) {
+        if let Some(host) = self.host_tsc_aux.take() {
+            cpu::restore_tsc_aux(off, host);
+        }
+    }
+
+    fn switch_tsc_aux(&mut self, on: bool) {
+        self.switches_tsc_aux = on;
     }
 
     fn flush_tlb(&mut self) {

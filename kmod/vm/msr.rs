@@ -27,6 +27,7 @@ use crate::pc::lapic::Initiator;
 use crate::pc::lapic::Lapic;
 use crate::pc::msr::filter::Direction;
 use crate::pc::msr::index;
+use crate::pc::msr::index::TSC_AUX;
 use crate::pc::msr::lists;
 use crate::pc::msr::mce;
 use crate::pc::msr::Effect;
@@ -247,7 +248,13 @@ impl<V: Vendor> Vcpu<V> {
             let caps = *model.caps();
             model.msrs.write(index, value, origin, &caps, machine)
         });
-        let step = self.apply_msr_effect(result?);
+        let effect_step = self.apply_msr_effect(result?);
+        let step = if index == TSC_AUX {
+            // Loaded on the way into the inner loop.
+            effect_step.at_least_leave()
+        } else {
+            effect_step
+        };
         let from_apic = self.apply_apic_effect(effect);
         Ok(if from_apic == Step::Resume {
             step

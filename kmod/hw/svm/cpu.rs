@@ -18,6 +18,7 @@ use kernel::prelude::*;
 
 const MSR_VM_CR: u32 = 0xc001_0114;
 const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
+const MSR_TSC_AUX: u32 = 0xc000_0103;
 /// VM_CR: the firmware has switched SVM off.
 const VM_CR_SVMDIS: u64 = 1 << 4;
 
@@ -98,10 +99,14 @@ struct SaveAreas {
     vmload: HostPage,
 }
 
-/// Address space identifiers of one CPU. Only that CPU writes them.
+/// Address space identifiers of one CPU, and what its host values are. Only
+/// that CPU writes them.
 struct AsidSpace {
     generation: AtomicU64,
     next: AtomicU32,
+    /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
+    /// and its node, for getcpu.
+    host_tsc_aux: AtomicU64,
 }
 
 // SAFETY: Atomic integers are integers; all zero bytes are a value.
@@ -156,7 +161,35 @@ pub(super) fn online(off: &IrqOff) -> Result {
     // What was handed out before the CPU went offline is not valid here.
     asids.generation.fetch_add(1, Ordering::Relaxed);
     asids.next.store(cpus.asid_limit, Ordering::Relaxed);
+    if has_tsc_aux() {
+        let host = cpu::rdmsr(MSR_TSC_AUX);
+        asids.host_tsc_aux.store(host, Ordering::Relaxed);
+    }
     Ok(())
+}
+
+fn has_tsc_aux() -> bool {
+    cpu::boot_cpu_has(cpu::Feature::RDTSCP) || cpu::boot_cpu_has(cpu::Feature::RDPID)
+}
+
+/// Gives this CPU the guest's TSC_AUX. The host's, if it was another: it is to
+/// be back before interrupts are on, for the next thread's `getcpu`.
+#[inline]
+pub(super) fn load_tsc_aux(off: &IrqOff, guest: u64) -> Option<u64> {
+    let host = CPUS.get()?.asids.this(off).host_tsc_aux.load(Ordering::Relaxed);
+    if host == guest {
+        return None;
+    }
+    // SAFETY: Only RDTSCP and RDPID read it; the caller puts the host's back.
+    unsafe { cpu::wrmsr(MSR_TSC_AUX, guest) };
+    Some(host)
+}
+
+/// Gives this CPU the host's TSC_AUX back.
+#[inline]
+pub(super) fn restore_tsc_aux(_off: &IrqOff, host: u64) {
+    // SAFETY: The value is the host's own.
+    unsafe { cpu::wrmsr(MSR_TSC_AUX, host) };
 }
 
 /// Takes this CPU out of use.
