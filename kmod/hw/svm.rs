@@ -389,6 +389,10 @@ impl Vendor for Svm {
         regs.rip = save.rip;
         regs.rflags = Rflags(save.rflags);
         let control = &mut self.vmcb.control;
+        if control.tlb_control != 0 && exit::is_entry_failure(control) {
+            // The flush may not have been done: no identifier counts on it.
+            cpu::forget_asids(off);
+        }
         control.tlb_control = 0;
         control.event_inject = EventInfo(0);
         control.clean = self.features.clean_after_exit;

@@ -157,15 +157,25 @@ pub(super) fn online(off: &IrqOff) -> Result {
         .ok_or(ENODEV)?;
     // SAFETY: The page is for this use on this CPU, and outlives it.
     unsafe { cpu::wrmsr_safe(MSR_VM_HSAVE_PA, areas.vmrun.hpa().0) }?;
-    let asids = cpus.asids.this(off);
     // What was handed out before the CPU went offline is not valid here.
-    asids.generation.fetch_add(1, Ordering::Relaxed);
-    asids.next.store(cpus.asid_limit, Ordering::Relaxed);
+    forget_asids(off);
     if has_tsc_aux() {
+        let asids = cpus.asids.this(off);
         let host = cpu::rdmsr(MSR_TSC_AUX);
         asids.host_tsc_aux.store(host, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Takes back all identifiers of this CPU: the next one begins a new round, with
+/// a flush of everything.
+pub(super) fn forget_asids(off: &IrqOff) {
+    let Some(cpus) = CPUS.get() else {
+        return;
+    };
+    let asids = cpus.asids.this(off);
+    asids.generation.fetch_add(1, Ordering::Relaxed);
+    asids.next.store(cpus.asid_limit, Ordering::Relaxed);
 }
 
 fn has_tsc_aux() -> bool {

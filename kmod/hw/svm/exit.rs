@@ -74,6 +74,11 @@ pub(super) fn decode(control: &Control, decode_assists: bool) -> Exit {
     }
 }
 
+/// The processor has refused the VMCB.
+pub(super) fn is_entry_failure(control: &Control) -> bool {
+    control.exit_code as u32 >= code::FIRST_INVALID as u32
+}
+
 fn rare(control: &Control, exit_code: u64, decode_assists: bool) -> Exit {
     match exit_code {
         code::NMI => Exit::HostNmi,
