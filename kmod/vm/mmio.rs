@@ -95,6 +95,14 @@ impl<V: Vendor> Vcpu<V> {
                 }
             }
         }
+        if self.events.injected.is_some() {
+            // The access was part of the delivery of an event: the instruction
+            // at RIP has nothing to do with it.
+            return Ok(self.internal_error(uapi::KVM_INTERNAL_ERROR_DELIVERY_EV));
+        }
+        if self.events.injected.is_some() {
+            return Ok(self.delivery_failed(fault));
+        }
         if fault.fetch || fault.table_walk {
             return Err(Stop::Unhandleable);
         }
@@ -111,6 +119,25 @@ impl<V: Vendor> Vcpu<V> {
             }
             _ => self.emulate(Some(insn), context),
         }
+    }
+
+    /// An event cannot be delivered, because the guest's IDT or stack lies where
+    /// there is no memory: no instruction made that access.
+    #[cold]
+    fn delivery_failed(&mut self, fault: NestedFault) -> Step {
+        let mut data = [0; 16];
+        let [at, vector, ..] = &mut data;
+        *at = fault.gpa.0;
+        *vector = u64::from(self.events.interrupt_in_flight().unwrap_or(0));
+        self.run.set_exit(
+            uapi::KVM_EXIT_INTERNAL_ERROR,
+            uapi::kvm_run_internal {
+                suberror: uapi::KVM_INTERNAL_ERROR_DELIVERY_EV,
+                ndata: 2,
+                data,
+            },
+        );
+        Step::User
     }
 
     /// A plain move between a register and a device: the processor has done
