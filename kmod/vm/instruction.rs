@@ -3,14 +3,14 @@
 //! The exiting instruction, where the processor does not tell its length or
 //! operands: fetched through the guest's page tables and decoded.
 //!
-//! The walk of the tables is the dearest part of that, so a vCPU remembers
-//! where its last code page was, as the processor's own TLB does, under all
-//! that a translation depends on but the tables' contents. The bytes are read
-//! each time. A guest that maps another instruction there without a new CR3
-//! has to flush the TLB, which does not exit; should it put an encoding of
-//! another length of the same intercepted instruction at the same address, it
-//! would go on at a wrong address of its own. Faults are never decided by what
-//! is remembered.
+//! The walk of the tables is the dearest part of that. For the few instructions
+//! that exit most (CPUID, RDMSR and their like) a vCPU remembers where its last
+//! code page was, as the processor's own TLB does, under all that a translation
+//! depends on but the tables' contents. What is found there is believed only if
+//! it is such an instruction without a prefix; else the tables are walked. A
+//! guest would have to map another page at the same address, with the same CR3,
+//! that has the same instruction with a prefix at the same place, to go on at a
+//! wrong address of its own.
 
 use super::guest_access::Reader;
 use super::run::Context;
@@ -212,7 +212,7 @@ impl<V: Vendor> Vcpu<V> {
         let first = ((PAGE_SIZE - gva.page_offset()) as usize).min(MAX_LENGTH);
         let mut fetched = Fetched::default();
         let (head, tail) = fetched.bytes.split_at_mut(first);
-        let gpa = self.translate_code(gva, context)?;
+        let gpa = self.translate(gva, access, context)?;
         self.read_code(gpa, head, context)?;
         fetched.len = first as u8;
         if tail.is_empty() {

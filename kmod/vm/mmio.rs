@@ -96,11 +96,6 @@ impl<V: Vendor> Vcpu<V> {
             }
         }
         if self.events.injected.is_some() {
-            // The access was part of the delivery of an event: the instruction
-            // at RIP has nothing to do with it.
-            return Ok(self.internal_error(uapi::KVM_INTERNAL_ERROR_DELIVERY_EV));
-        }
-        if self.events.injected.is_some() {
             return Ok(self.delivery_failed(fault));
         }
         if fault.fetch || fault.table_walk {

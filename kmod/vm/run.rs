@@ -246,6 +246,11 @@ impl<V: Vendor> Vcpu<V> {
             let exit = self.hw.exit(&mut self.regs);
             let handled = self.handle(exit, Context::Atomic);
             match self.settle(handled, Context::Atomic) {
+                // An event that was cut off goes before an interrupt of the host,
+                // which a guest that cuts it off again and again would keep out.
+                Ok(Step::Resume) if self.events.injected.is_some() => {
+                    return (Step::Leave, exit);
+                }
                 Ok(Step::Resume) => {}
                 Ok(step) => return (step, exit),
                 // The handler says it again where errors can be told.

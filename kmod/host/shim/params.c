@@ -26,6 +26,15 @@ static const struct kernel_param_ops iv_fixed_ops = {
 static bool no;
 static bool yes = true;
 
+/* A number, which KVM's selftests want to find. */
+static const struct kernel_param_ops iv_fixed_number_ops = {
+	.set = iv_set_fixed,
+	.get = param_get_int,
+};
+
+static int none;
+
+module_param_cb(force_emulation_prefix, &iv_fixed_number_ops, &none, 0444);
 module_param_cb(enable_pmu, &iv_fixed_ops, &no, 0444);
 module_param_cb(tdp_mmu, &iv_fixed_ops, &yes, 0444);
 module_param_cb(eager_page_split, &iv_fixed_ops, &no, 0444);
