@@ -186,7 +186,12 @@ fn has_tsc_aux() -> bool {
 /// be back before interrupts are on, for the next thread's `getcpu`.
 #[inline]
 pub(super) fn load_tsc_aux(off: &IrqOff, guest: u64) -> Option<u64> {
-    let host = CPUS.get()?.asids.this(off).host_tsc_aux.load(Ordering::Relaxed);
+    let host = CPUS
+        .get()?
+        .asids
+        .this(off)
+        .host_tsc_aux
+        .load(Ordering::Relaxed);
     if host == guest {
         return None;
     }
