@@ -94,6 +94,10 @@ global_asm!(
     "ret",
 );
 
+#[allow(
+    improper_ctypes,
+    reason = "the assembly above knows the layout: u128 is 16 bytes"
+)]
 extern "C" {
     fn run_native(state: *mut State);
     fn mmap(

@@ -69,9 +69,9 @@ fn exec_piece(command: &str, mark: &str) -> Result<Vec<u8>> {
 
 /// A mark that no console has said before.
 fn new_mark() -> Result<String> {
-    let mut bytes = [0; 12];
+    let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// The command that boots the guest.

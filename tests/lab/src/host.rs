@@ -147,7 +147,8 @@ impl Outcome {
 }
 
 fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  | {line}\n")).collect()
+    let lines = text.lines().map(|line| format!("  | {line}\n"));
+    lines.collect::<Vec<_>>().concat()
 }
 
 /// A host under test that is ready to boot: its initramfs is put together.

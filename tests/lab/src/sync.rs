@@ -39,7 +39,8 @@ pub fn sync(from: &Path, to: &Path) -> Result<()> {
 fn write_list<'a>(list: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
     let text: String = paths
         .map(|path| format!("{}\n", path.to_string_lossy()))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     Ok(fs::write(list, text)?)
 }
 
