@@ -20,7 +20,9 @@ pub use features::Feature;
 pub use ipi::send_reschedule;
 #[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub use ipi::{kick_many, run_on, CpuMask};
+pub use mitigation::another_guest;
 pub use mitigation::flush_l1d;
+pub use mitigation::guest_has_run;
 pub use mitigation::prediction_command;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;

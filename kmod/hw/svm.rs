@@ -344,7 +344,7 @@ impl Vendor for Svm {
     }
 
     fn load(&mut self, off: &IrqOff, moved: bool) {
-        self.host_vmcb = cpu::save_host(off);
+        self.host_vmcb = cpu::save_host(off, self.vmcb.hpa());
         if moved {
             // What this CPU's TLB and VMCB cache remember of the vCPU is stale.
             self.asid = Asid::NONE;

@@ -291,6 +291,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn unload(&mut self, off: &IrqOff) {
+        cpu::guest_has_run(off);
         self.debug.unload(off);
         self.unload_pkru(off);
         self.hw.unload(off);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Commands to the processor's predictors and caches on a guest's behalf.
+//! The processor's predictors and caches: what the host's mitigations want of a
+//! hypervisor, and commands on a guest's behalf.
 
+use super::bindings;
 use super::wrmsr_safe;
+use crate::host::task::IrqOff;
 
 const MSR_PRED_CMD: u32 = 0x49;
 const MSR_FLUSH_CMD: u32 = 0x10b;
@@ -19,4 +22,19 @@ pub fn prediction_command(command: u64) {
 pub fn flush_l1d() {
     // SAFETY: The register has no state: a flush only costs time.
     let _ = unsafe { wrmsr_safe(MSR_FLUSH_CMD, L1D_FLUSH) };
+}
+
+/// A guest has run on this CPU: on the way to user mode the kernel keeps what
+/// it has trained from the VMM, where the host wants that.
+#[inline]
+pub fn guest_has_run(_off: &IrqOff) {
+    // SAFETY: Interrupts are off: the thread stays on its CPU.
+    unsafe { bindings::iv_guest_has_run() };
+}
+
+/// The guest about to run is another than the last one of this CPU: it is not
+/// to use what that has trained, where the host wants that.
+pub fn another_guest(_off: &IrqOff) {
+    // SAFETY: A barrier only costs time.
+    unsafe { bindings::iv_another_guest() };
 }

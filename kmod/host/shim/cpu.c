@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* This CPU and the others; hardware virtualization on all of them. */
+#include <asm/nospec-branch.h>
 #include <linux/kernel.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
@@ -96,4 +97,18 @@ void iv_syscore_unregister(void)
 unsigned int iv_num_online_cpus(void)
 {
 	return num_online_cpus();
+}
+
+/* This CPU's branch predictors hold what a guest has trained. */
+void iv_guest_has_run(void)
+{
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+/* The next guest on this CPU is not the last one. */
+void iv_another_guest(void)
+{
+	if (static_branch_unlikely(&switch_vcpu_ibpb))
+		indirect_branch_prediction_barrier();
 }

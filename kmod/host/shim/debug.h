@@ -4,6 +4,5 @@
 
 void iv_restore_host_breakpoints(void);
 void iv_machine_check(void);
-unsigned int iv_num_online_cpus(void);
 
 #endif

@@ -19,6 +19,9 @@
 #include "mm.h"
 
 /* cpu.c */
+unsigned int iv_num_online_cpus(void);
+void iv_guest_has_run(void);
+void iv_another_guest(void);
 bool iv_tsc_stable(void);
 unsigned long iv_read_cr3(void);
 unsigned long iv_read_cr4(void);

@@ -10,6 +10,7 @@ use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
 use crate::host::page::HostPage;
 use crate::host::task::IrqOff;
+use crate::pc::addr::Hpa;
 use crate::uapi::errno;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -107,6 +108,8 @@ struct AsidSpace {
     /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
     /// and its node, for getcpu.
     host_tsc_aux: AtomicU64,
+    /// The VMCB that ran here last.
+    last_guest: AtomicU64,
 }
 
 // SAFETY: Atomic integers are integers; all zero bytes are a value.
@@ -213,17 +216,23 @@ pub(super) fn offline(_off: &IrqOff) {
     let _ = unsafe { cpu::wrmsr_safe(MSR_VM_HSAVE_PA, 0) };
 }
 
-/// Saves what VMLOAD takes away from the host and gives the page's address:
+/// Before the guest of this VMCB runs: saves what VMLOAD takes away from the
+/// host and gives the page's address,
 /// to be called before entries from a thread that may have been switched in
 /// with another FS or GS base since.
 #[inline]
-pub(super) fn save_host(off: &IrqOff) -> u64 {
+pub(super) fn save_host(off: &IrqOff, guest: Hpa) -> u64 {
     let Some(cpus) = CPUS.get() else {
         return 0;
     };
     let Some(areas) = cpus.areas.get(cpu::current_cpu(off) as usize) else {
         return 0;
     };
+    let last = &cpus.asids.this(off).last_guest;
+    if last.load(Ordering::Relaxed) != guest.0 {
+        last.store(guest.0, Ordering::Relaxed);
+        cpu::another_guest(off);
+    }
     let page = areas.vmload.hpa();
     insn::vmsave(page);
     page.0
