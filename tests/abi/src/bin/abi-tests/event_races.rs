@@ -19,11 +19,11 @@ use ironvm_abi_tests::{Exit, Failure, Outcome, SysResult};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
-    test!("event_races", irqfd_comes_and_goes, 60),
-    test!("event_races", routes_change_under_signals, 60),
-    test!("event_races", resamplers_come_and_go, 60),
-    test!("event_races", ioeventfd_comes_and_goes, 60),
-    test!("event_races", pit_is_set_while_it_ticks, 60),
+    test!("event_races", irqfd_comes_and_goes, 240),
+    test!("event_races", routes_change_under_signals, 240),
+    test!("event_races", resamplers_come_and_go, 240),
+    test!("event_races", ioeventfd_comes_and_goes, 240),
+    test!("event_races", pit_is_set_while_it_ticks, 240),
 ];
 
 /// Rounds of what changes.
