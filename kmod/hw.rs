@@ -12,6 +12,7 @@ pub mod svm;
 
 use crate::host::cpu::CpuHooks;
 use crate::host::task::IrqOff;
+use crate::pc::addr::Gfn;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
@@ -168,6 +169,14 @@ pub struct NestedConfig {
     pub largest: nested::Level,
     /// Width of a guest physical address in bits.
     pub physical_bits: u8,
+}
+
+impl NestedConfig {
+    /// First frame that guest memory cannot have.
+    pub fn end(&self) -> Gfn {
+        let pages = 1u64.checked_shl(u32::from(self.physical_bits).saturating_sub(12));
+        Gfn(pages.unwrap_or(u64::MAX)).min(nested::reach(self.levels))
+    }
 }
 
 /// What is the same for every vCPU of one virtual machine.

@@ -23,12 +23,11 @@ use crate::host::mm::notifier::MmuNotifier;
 use crate::host::mm::published::Published;
 use crate::host::mm::published::Reading;
 use crate::host::mm::table::TableCache;
-use crate::hw::nested::reach;
 use crate::hw::nested::Format;
 use crate::hw::nested::Level;
 use crate::hw::nested::Mapped;
 use crate::hw::nested::NestedTable;
-use crate::pc::addr::Gfn;
+use crate::hw::NestedConfig;
 use crate::pc::addr::Hpa;
 use crate::pc::nested::invalidation::Invalidations;
 use crate::pc::slots::Limits;
@@ -64,25 +63,6 @@ pub trait FlushRemote: Send + Sync + 'static {
     /// nested tables; must not sleep, and must not take a lock under which
     /// memory is reached.
     fn flush_remote(&self);
-}
-
-/// What this host's processors do with nested tables.
-#[derive(Clone, Copy, Debug)]
-pub struct NestedConfig {
-    /// Levels of the tables: 4 or 5.
-    pub levels: u8,
-    /// Largest leaf.
-    pub largest: Level,
-    /// Width of a guest physical address in bits.
-    pub physical_bits: u8,
-}
-
-impl NestedConfig {
-    /// First frame that a slot cannot have.
-    fn end(&self) -> Gfn {
-        let pages = 1u64.checked_shl(u32::from(self.physical_bits).saturating_sub(12));
-        Gfn(pages.unwrap_or(u64::MAX)).min(reach(self.levels))
-    }
 }
 
 /// Guest memory, and its registration with the address space of the process

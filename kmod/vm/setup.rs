@@ -6,7 +6,6 @@ use super::bus::Bus;
 use super::chip::Chip;
 use super::clock::VmClock;
 use super::memory::GuestMemory;
-use super::memory::NestedConfig;
 use super::model;
 use super::msr_filter::MsrFilter;
 use super::settings::Settings;
@@ -39,16 +38,8 @@ impl<V: Vendor> Vm<V> {
     ///
     /// `ENOMEM`, `EINTR`.
     pub fn new() -> Result<Arc<Self>> {
-        let config = V::nested_config();
         let vcpus = Arc::new(VcpuTable::new()?, GFP_KERNEL_ACCOUNT)?;
-        let memory = GuestMemory::new(
-            NestedConfig {
-                levels: config.levels,
-                largest: config.largest,
-                physical_bits: config.physical_bits,
-            },
-            Flusher(vcpus.clone()),
-        )?;
+        let memory = GuestMemory::new(V::nested_config(), Flusher(vcpus.clone()))?;
         let chip = Chip::new()?;
         let bus = Bus::new()?;
         let clock = VmClock::new()?;
