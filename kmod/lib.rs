@@ -9,5 +9,10 @@
 
 pub mod pc;
 
+/// What of `hw` is free of kernel types.
+pub mod hw {
+    pub mod exit;
+}
+
 #[path = "../uapi/src/abi.rs"]
 pub mod uapi;
