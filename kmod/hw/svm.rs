@@ -81,6 +81,8 @@ pub struct Svm {
     asid: Asid,
     /// CR0 as the guest wrote it.
     cr0: Cr0,
+    /// EFER as the guest sees it.
+    efer: Efer,
     features: Features,
     maps: PermissionMaps,
     /// Where this CPU keeps the host's half of VMLOAD and VMSAVE.
@@ -318,6 +320,7 @@ impl Vendor for Svm {
             vmcb: PageBox::new()?,
             asid: Asid::NONE,
             cr0: Cr0(0),
+            efer: Efer(0),
             features: Features::of_this_cpu(),
             maps: PermissionMaps::shared(),
             host_vmcb: 0,
@@ -603,11 +606,20 @@ impl Vendor for Svm {
 
     #[inline]
     fn efer(&self) -> u64 {
-        self.vmcb.save.efer & !Efer::SVME.0
+        self.efer.0
     }
 
     fn set_efer(&mut self, value: u64) {
-        self.vmcb.save.efer = value | Efer::SVME.0;
+        self.efer = Efer(value);
+        // LME matters when paging is switched on, which always exits. QEMU's
+        // processor, leaving a guest that has LME without PAE and paging,
+        // fails to restore the host's CR0: the guest runs without it.
+        let idle = if self.efer.has(Efer::LMA) {
+            Efer(0)
+        } else {
+            Efer::LME
+        };
+        self.vmcb.save.efer = self.efer.without(idle).with(Efer::SVME).0;
         self.dirty(Clean::CONTROL_REGISTERS);
     }
 

@@ -8,7 +8,7 @@ use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::sys::ioctl;
-use ironvm_abi_tests::{code16, code64, ensure, ensure_eq, test, Exit, Outcome, Vcpu};
+use ironvm_abi_tests::{code16, code32, code64, ensure, ensure_eq, test, Exit, Outcome, Vcpu};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -45,6 +45,7 @@ pub const TESTS: &[Test] = &[
     test!("cpu", syscall_to_kernel),
     test!("cpu", xsetbv_bad_value_faults),
     test!("cpu", efer_bits),
+    test!("cpu", long_mode_enabled_without_paging),
 ];
 
 fn cpuid_as_set() -> Outcome {
@@ -704,4 +705,44 @@ fn efer_bits() -> Outcome {
     ensure_eq!(vcpu.sregs()?.efer, EFER_LME | EFER_LMA | EFER_SCE, "EFER");
     machine.expect_caught(&vcpu, GP)?;
     Ok(())
+}
+
+/// EFER.LME while paging and PAE are off: legal, and nothing changes until paging is on.
+///
+/// QEMU's processor loses its host when a guest exits in this state with LME in the VMCB, as it is
+/// with the kernel's own module: CR0 of the host is not restored, and the CPU runs on without
+/// paging. The exit is not one that the host under test would survive.
+fn long_mode_enabled_without_paging() -> Outcome {
+    if is_tcg() && std::path::Path::new("/sys/module/kvm_amd").exists() {
+        ironvm_abi_tests::skip!("QEMU's processor does not restore the host's CR0");
+    }
+    let machine = Machine::new()?;
+    let vcpu = machine.vcpu(0)?;
+    let code = code32!(
+        "mov ecx, 0xc0000080",
+        "mov eax, 0x100",
+        "xor edx, edx",
+        "wrmsr",
+        "xor eax, eax",
+        "out 0x80, al",
+        "rdmsr",
+        "out 0x10, al",
+    );
+    machine.protected_mode(&vcpu, code)?;
+    let exit = vcpu.run()?;
+    ensure!(
+        exit.is_out(0x80),
+        "exit is {exit:x?}, {:x?}",
+        machine.caught()
+    );
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rax, EFER_LME, "EFER as the guest reads it");
+    ensure_eq!(vcpu.sregs()?.efer, EFER_LME, "EFER as userspace reads it");
+    Ok(())
+}
+
+/// The machine under test is one of QEMU's without hardware virtualization.
+fn is_tcg() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx] == [0x5447_4354, 0x4354_4743, 0x4743_5447]
 }
