@@ -58,7 +58,7 @@ impl<T> KillableMutex<T> {
     /// `EINTR` when the thread has been killed while it waited.
     pub fn lock(&self) -> Result<KillableGuard<'_, T>> {
         // SAFETY: By the invariant.
-        to_result(unsafe { bindings::mutex_lock_killable(self.lock.get()) })?;
+        to_result(unsafe { bindings::iv_mutex_lock_killable(self.lock.get()) })?;
         Ok(KillableGuard(self))
     }
 }

@@ -9,6 +9,7 @@
 #define IRONVM_SHIM_H
 
 #include <linux/fs.h>
+#include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/spinlock.h>
@@ -57,6 +58,7 @@ void iv_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,
 			   struct lock_class_key *key);
 void iv_raw_spin_lock(raw_spinlock_t *lock);
 void iv_raw_spin_unlock(raw_spinlock_t *lock);
+int iv_mutex_lock_killable(struct mutex *lock);
 int iv_srcu_init(struct srcu_struct *ssp);
 
 /* task.c */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Locks. */
+#include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 
@@ -23,6 +24,12 @@ void iv_raw_spin_lock(raw_spinlock_t *lock)
 void iv_raw_spin_unlock(raw_spinlock_t *lock)
 {
 	raw_spin_unlock(lock);
+}
+
+/* A macro where locks are debugged. */
+int iv_mutex_lock_killable(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
 }
 
 int iv_srcu_init(struct srcu_struct *ssp)
