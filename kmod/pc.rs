@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod bits;
 pub mod clock;
 pub mod control;
 pub mod cpuid;

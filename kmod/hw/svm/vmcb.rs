@@ -5,145 +5,110 @@
 //! One page per vCPU. The processor reads it at VMRUN and writes it at
 //! #VMEXIT; in between only the thread that runs the vCPU touches it.
 
+use crate::pc::bits::bits;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Segment;
-
-macro_rules! bits {
-    ($(#[$doc:meta])* $name:ident: $repr:ty { $($(#[$bdoc:meta])* $bit:ident = $value:expr,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Default)]
-        #[repr(transparent)]
-        pub struct $name(pub $repr);
-
-        #[allow(dead_code, reason = "the field is declared whole")]
-        impl $name {
-            $($(#[$bdoc])* pub const $bit: Self = Self($value);)*
-
-            /// Whether any bit of `other` is set.
-            #[inline]
-            pub const fn has(self, other: Self) -> bool {
-                self.0 & other.0 != 0
-            }
-
-            /// Both sets of bits.
-            #[inline]
-            pub const fn with(self, other: Self) -> Self {
-                Self(self.0 | other.0)
-            }
-
-            /// Sets or clears the bits of `other`.
-            #[inline]
-            pub fn set(&mut self, other: Self, on: bool) {
-                if on {
-                    self.0 |= other.0;
-                } else {
-                    self.0 &= !other.0;
-                }
-            }
-        }
-    };
-}
 
 bits! {
     /// Intercepts of control-register accesses; reads in the low half.
     CrIntercepts: u32 {
-        READ_CR0 = 1 << 0,
-        READ_CR4 = 1 << 4,
-        READ_CR8 = 1 << 8,
-        WRITE_CR0 = 1 << 16,
-        WRITE_CR3 = 1 << 19,
-        WRITE_CR4 = 1 << 20,
-        WRITE_CR8 = 1 << 24,
+        READ_CR0 = 1 << 0;
+        READ_CR4 = 1 << 4;
+        READ_CR8 = 1 << 8;
+        WRITE_CR0 = 1 << 16;
+        WRITE_CR3 = 1 << 19;
+        WRITE_CR4 = 1 << 20;
+        WRITE_CR8 = 1 << 24;
     }
 }
 
 bits! {
     /// First vector of instruction intercepts (offset 00Ch).
     Intercepts3: u32 {
-        INTR = 1 << 0,
-        NMI = 1 << 1,
-        SMI = 1 << 2,
-        INIT = 1 << 3,
-        VINTR = 1 << 4,
-        SELECTIVE_CR0 = 1 << 5,
-        RDPMC = 1 << 15,
-        CPUID = 1 << 18,
-        IRET = 1 << 20,
-        INVD = 1 << 22,
-        PAUSE = 1 << 23,
-        HLT = 1 << 24,
-        INVLPGA = 1 << 26,
-        IOIO = 1 << 27,
-        MSR = 1 << 28,
-        TASK_SWITCH = 1 << 29,
-        SHUTDOWN = 1 << 31,
+        INTR = 1 << 0;
+        NMI = 1 << 1;
+        SMI = 1 << 2;
+        INIT = 1 << 3;
+        VINTR = 1 << 4;
+        SELECTIVE_CR0 = 1 << 5;
+        RDPMC = 1 << 15;
+        CPUID = 1 << 18;
+        IRET = 1 << 20;
+        INVD = 1 << 22;
+        PAUSE = 1 << 23;
+        HLT = 1 << 24;
+        INVLPGA = 1 << 26;
+        IOIO = 1 << 27;
+        MSR = 1 << 28;
+        TASK_SWITCH = 1 << 29;
+        SHUTDOWN = 1 << 31;
     }
 }
 
 bits! {
     /// Second vector of instruction intercepts (offset 010h).
     Intercepts4: u32 {
-        VMRUN = 1 << 0,
-        VMMCALL = 1 << 1,
-        VMLOAD = 1 << 2,
-        VMSAVE = 1 << 3,
-        STGI = 1 << 4,
-        CLGI = 1 << 5,
-        SKINIT = 1 << 6,
-        WBINVD = 1 << 9,
-        MONITOR = 1 << 10,
-        MWAIT = 1 << 11,
-        XSETBV = 1 << 13,
-        RDPRU = 1 << 14,
+        VMRUN = 1 << 0;
+        VMMCALL = 1 << 1;
+        VMLOAD = 1 << 2;
+        VMSAVE = 1 << 3;
+        STGI = 1 << 4;
+        CLGI = 1 << 5;
+        SKINIT = 1 << 6;
+        WBINVD = 1 << 9;
+        MONITOR = 1 << 10;
+        MWAIT = 1 << 11;
+        XSETBV = 1 << 13;
+        RDPRU = 1 << 14;
     }
 }
 
 bits! {
     /// Virtual interrupt control (offset 060h).
     VirtualInterrupt: u64 {
-        V_TPR = 0xff,
-        V_IRQ = 1 << 8,
-        V_IGNORE_TPR = 1 << 20,
-        V_INTR_MASKING = 1 << 24,
-        V_PRIORITY_MAX = 0xf << 16,
+        V_TPR = 0xff;
+        V_IRQ = 1 << 8;
+        V_IGNORE_TPR = 1 << 20;
+        V_INTR_MASKING = 1 << 24;
+        V_PRIORITY_MAX = 0xf << 16;
     }
 }
 
 bits! {
     /// Interrupt shadow and guest interrupt mask (offset 068h).
     InterruptState: u64 {
-        SHADOW = 1 << 0,
+        SHADOW = 1 << 0;
     }
 }
 
 bits! {
     /// EVENTINJ and EXITINTINFO (offsets 0A8h, 088h).
     EventInfo: u64 {
-        VALID = 1 << 31,
-        ERROR_CODE_VALID = 1 << 11,
-        TYPE_INTERRUPT = 0 << 8,
-        TYPE_NMI = 2 << 8,
-        TYPE_EXCEPTION = 3 << 8,
-        TYPE_SOFTWARE = 4 << 8,
-        TYPE_MASK = 7 << 8,
+        VALID = 1 << 31;
+        ERROR_CODE_VALID = 1 << 11;
+        TYPE_INTERRUPT = 0 << 8;
+        TYPE_NMI = 2 << 8;
+        TYPE_EXCEPTION = 3 << 8;
+        TYPE_SOFTWARE = 4 << 8;
+        TYPE_MASK = 7 << 8;
     }
 }
 
 bits! {
     /// VMCB clean bits (offset 0C0h): what the processor may keep cached.
     Clean: u32 {
-        INTERCEPTS = 1 << 0,
-        PERMISSION_MAPS = 1 << 1,
-        ASID = 1 << 2,
-        INTERRUPT = 1 << 3,
-        NESTED_PAGING = 1 << 4,
-        CONTROL_REGISTERS = 1 << 5,
-        DEBUG_REGISTERS = 1 << 6,
-        DESCRIPTOR_TABLES = 1 << 7,
-        SEGMENTS = 1 << 8,
-        CR2 = 1 << 9,
-        ALL = 0x3ff,
-        NONE = 0,
+        INTERCEPTS = 1 << 0;
+        PERMISSION_MAPS = 1 << 1;
+        ASID = 1 << 2;
+        INTERRUPT = 1 << 3;
+        NESTED_PAGING = 1 << 4;
+        CONTROL_REGISTERS = 1 << 5;
+        DEBUG_REGISTERS = 1 << 6;
+        DESCRIPTOR_TABLES = 1 << 7;
+        SEGMENTS = 1 << 8;
+        CR2 = 1 << 9;
+        ALL = 0x3ff;
+        NONE = 0;
     }
 }
 

@@ -2,109 +2,11 @@
 
 //! Control registers, EFER, RFLAGS and debug registers: every bit once.
 
-/// Declares a register as its own type with named bits.
-macro_rules! register {
-    (
-        $(#[$doc:meta])*
-        $name:ident { $( $(#[$bitdoc:meta])* $bit:ident = $value:expr; )* }
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-        #[repr(transparent)]
-        pub struct $name(pub u64);
+use crate::pc::bits::bits;
 
-        impl $name {
-            $( $(#[$bitdoc])* pub const $bit: Self = Self($value); )*
-
-            /// The raw value.
-            #[inline]
-            pub const fn bits(self) -> u64 {
-                self.0
-            }
-
-            /// Are all bits of `bits` set?
-            #[inline]
-            pub const fn has(self, bits: Self) -> bool {
-                self.0 & bits.0 == bits.0
-            }
-
-            /// Is any bit of `bits` set?
-            #[inline]
-            pub const fn any(self, bits: Self) -> bool {
-                self.0 & bits.0 != 0
-            }
-
-            /// This value with `bits` set.
-            #[inline]
-            pub const fn with(self, bits: Self) -> Self {
-                Self(self.0 | bits.0)
-            }
-
-            /// This value with `bits` clear.
-            #[inline]
-            pub const fn without(self, bits: Self) -> Self {
-                Self(self.0 & !bits.0)
-            }
-
-            /// This value with `bits` set or clear, as `on` says.
-            #[inline]
-            pub const fn assign(self, bits: Self, on: bool) -> Self {
-                if on {
-                    self.with(bits)
-                } else {
-                    self.without(bits)
-                }
-            }
-
-            /// The bits in which the two values differ.
-            #[inline]
-            pub const fn changed(self, other: Self) -> Self {
-                Self(self.0 ^ other.0)
-            }
-        }
-
-        impl core::ops::BitOr for $name {
-            type Output = Self;
-            #[inline]
-            fn bitor(self, other: Self) -> Self {
-                Self(self.0 | other.0)
-            }
-        }
-
-        impl core::ops::BitOrAssign for $name {
-            #[inline]
-            fn bitor_assign(&mut self, other: Self) {
-                self.0 |= other.0;
-            }
-        }
-
-        impl core::ops::BitAnd for $name {
-            type Output = Self;
-            #[inline]
-            fn bitand(self, other: Self) -> Self {
-                Self(self.0 & other.0)
-            }
-        }
-
-        impl core::ops::Not for $name {
-            type Output = Self;
-            #[inline]
-            fn not(self) -> Self {
-                Self(!self.0)
-            }
-        }
-
-        impl core::fmt::Debug for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                write!(f, concat!(stringify!($name), "({:#x})"), self.0)
-            }
-        }
-    };
-}
-
-register! {
+bits! {
     /// Control register 0 (APM volume 2, section 3.1.1).
-    Cr0 {
+    Cr0: u64 {
         /// Protected mode.
         PE = 1 << 0;
         /// WAIT heeds TS.
@@ -134,9 +36,9 @@ register! {
     }
 }
 
-register! {
+bits! {
     /// Control register 3: root of the page tables (APM volume 2, section 3.1.2).
-    Cr3 {
+    Cr3: u64 {
         /// Page-level write-through (without PCIDs).
         PWT = 1 << 3;
         /// Page-level cache disable (without PCIDs).
@@ -149,9 +51,9 @@ register! {
     }
 }
 
-register! {
+bits! {
     /// Control register 4 (APM volume 2, section 3.1.3; SDM volume 3A, section 2.5).
-    Cr4 {
+    Cr4: u64 {
         /// Virtual-8086 extensions.
         VME = 1 << 0;
         /// Protected-mode virtual interrupts.
@@ -201,9 +103,9 @@ register! {
     }
 }
 
-register! {
+bits! {
     /// Extended feature enable register, MSR 0xC000_0080 (APM volume 2, section 3.1.7).
-    Efer {
+    Efer: u64 {
         /// SYSCALL and SYSRET.
         SCE = 1 << 0;
         /// Long mode enable.
@@ -229,9 +131,9 @@ register! {
     }
 }
 
-register! {
+bits! {
     /// The flags (APM volume 2, section 3.1.6).
-    Rflags {
+    Rflags: u64 {
         /// Carry.
         CF = 1 << 0;
         /// Bit 1, always set.
@@ -281,9 +183,9 @@ impl Rflags {
     }
 }
 
-register! {
+bits! {
     /// Debug status register (APM volume 2, section 13.1.1.3).
-    Dr6 {
+    Dr6: u64 {
         /// Breakpoints 0 to 3 that were hit.
         B = 0xf;
         /// Access to a debug register with DR7.GD.
@@ -301,9 +203,9 @@ register! {
     }
 }
 
-register! {
+bits! {
     /// Debug control register (APM volume 2, section 13.1.1.4).
-    Dr7 {
+    Dr7: u64 {
         /// Any breakpoint enabled, locally or globally.
         ENABLES = 0xff;
         /// General detect.
