@@ -12,6 +12,17 @@ pub mod pc;
 /// What of `hw` is free of kernel types.
 pub mod hw {
     pub mod exit;
+
+    pub use self::exit::Event;
+    pub use self::exit::Exit;
+    pub use self::exit::IoExit;
+    pub use self::exit::NestedFault;
+    pub use self::exit::RegisterAccess;
+
+    /// What of `hw::vmx` is.
+    pub mod vmx {
+        pub mod field;
+    }
 }
 
 #[path = "../uapi/src/abi.rs"]
