@@ -743,6 +743,8 @@ fn long_mode_enabled_without_paging() -> Outcome {
 
 /// The machine under test is one of QEMU's without hardware virtualization.
 fn is_tcg() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
+    // SAFETY: Every 64-bit processor has CPUID.
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
     [leaf.ebx, leaf.ecx, leaf.edx] == [0x5447_4354, 0x4354_4743, 0x4743_5447]
 }
