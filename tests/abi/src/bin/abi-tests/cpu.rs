@@ -7,7 +7,7 @@ use ironvm_abi_tests::guest::{long_mode, Machine, Paging};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::sys::ioctl;
+use ironvm_abi_tests::sys::{ioctl, processor_is_tcg};
 use ironvm_abi_tests::{code16, code32, code64, ensure, ensure_eq, test, Exit, Outcome, Vcpu};
 use kvm_bindings::*;
 
@@ -713,7 +713,7 @@ fn efer_bits() -> Outcome {
 /// with the kernel's own module: CR0 of the host is not restored, and the CPU runs on without
 /// paging. The exit is not one that the host under test would survive.
 fn long_mode_enabled_without_paging() -> Outcome {
-    if is_tcg() && std::path::Path::new("/sys/module/kvm_amd").exists() {
+    if processor_is_tcg() && std::path::Path::new("/sys/module/kvm_amd").exists() {
         ironvm_abi_tests::skip!("QEMU's processor does not restore the host's CR0");
     }
     let machine = Machine::new()?;
@@ -739,12 +739,4 @@ fn long_mode_enabled_without_paging() -> Outcome {
     ensure_eq!(vcpu.regs()?.rax, EFER_LME, "EFER as the guest reads it");
     ensure_eq!(vcpu.sregs()?.efer, EFER_LME, "EFER as userspace reads it");
     Ok(())
-}
-
-/// The machine under test is one of QEMU's without hardware virtualization.
-fn is_tcg() -> bool {
-    #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
-    // SAFETY: Every 64-bit processor has CPUID.
-    let leaf = unsafe { std::arch::x86_64::__cpuid(0x4000_0000) };
-    [leaf.ebx, leaf.ecx, leaf.edx] == [0x5447_4354, 0x4354_4743, 0x4743_5447]
 }
