@@ -15,6 +15,8 @@ use crate::pc::control::Invalid;
 use crate::pc::decode::Insn;
 use crate::pc::lapic::GpFault;
 use crate::pc::lapic::Initiator;
+use crate::pc::lapic::Lapic;
+use crate::pc::lapic::LapicPost;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::Efer;
@@ -48,6 +50,30 @@ pub fn controls<V: Vendor>(hw: &V) -> Controls {
         efer: Efer(hw.efer()),
         cs_l: hw.code_attributes().long(),
     }
+}
+
+/// Writes IA32_APIC_BASE: the local APIC's, or `user_base` where userspace models
+/// that. The CPUID bits that mirror it are the caller's to renew.
+///
+/// # Errors
+///
+/// For a value or a change of mode that raises #GP.
+pub fn write_apic_base<V: Vendor>(
+    hw: &mut V,
+    lapic: Option<&mut Lapic>,
+    user_base: &mut u64,
+    post: &LapicPost,
+    value: u64,
+    initiator: Initiator,
+) -> Result<(), GpFault> {
+    let Some(lapic) = lapic else {
+        *user_base = super::apic::user_base(value).ok_or(GpFault)?;
+        return Ok(());
+    };
+    lapic.set_apic_base(value, initiator, post)?;
+    // What the processor has for CR8 is the task priority, in every mode.
+    hw.set_cr8(lapic.cr8());
+    Ok(())
 }
 
 impl<V: Vendor> Vcpu<V> {
@@ -239,10 +265,14 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// For a value or a change of mode that raises #GP.
     pub fn set_apic_base(&mut self, value: u64, initiator: Initiator) -> Result<(), GpFault> {
-        match self.lapic.as_mut() {
-            Some(lapic) => lapic.set_apic_base(value, initiator, &self.shared.apic)?,
-            None => self.user_apic_base = super::apic::user_base(value).ok_or(GpFault)?,
-        }
+        write_apic_base(
+            &mut self.hw,
+            self.lapic.as_mut(),
+            &mut self.user_apic_base,
+            &self.shared.apic,
+            value,
+            initiator,
+        )?;
         self.mirror_state_in_cpuid();
         Ok(())
     }

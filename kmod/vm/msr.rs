@@ -128,18 +128,19 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
     }
 
     fn set_apic_base(&mut self, value: u64, origin: Origin) -> Result<(), MsrError> {
-        let Some(lapic) = self.lapic.as_mut() else {
-            return super::apic::user_base(value)
-                .map(|base| *self.user_apic_base = base)
-                .ok_or(MsrError::Invalid);
-        };
         let initiator = match origin {
             Origin::Guest => Initiator::Guest,
             Origin::Host => Initiator::Userspace,
         };
-        lapic
-            .set_apic_base(value, initiator, &self.shared.apic)
-            .map_err(|_| MsrError::Invalid)
+        super::control::write_apic_base(
+            self.hw,
+            self.lapic.as_deref_mut(),
+            self.user_apic_base,
+            &self.shared.apic,
+            value,
+            initiator,
+        )
+        .map_err(|_| MsrError::Invalid)
     }
 
     fn x2apic(&mut self, index: u32) -> Result<u64, MsrError> {

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use ironvm_abi_tests::driver::{lapic_register, msi_address, Driver, Eoi};
+use ironvm_abi_tests::driver::{lapic_register, msi_address, set_lapic_register, Driver, Eoi};
+use ironvm_abi_tests::guest::long_mode_with_irqchip;
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
@@ -21,6 +22,7 @@ pub const TESTS: &[Test] = &[
     test!("lapic", self_interrupt),
     test!("lapic", tpr_holds_back),
     test!("lapic", cr8_is_tpr),
+    test!("lapic", cr8_stays_when_the_mode_changes),
     test!("lapic", nmi_to_itself),
     test!("lapic", disabled_page_is_all_ones),
     test!("lapic", moved_page),
@@ -190,6 +192,46 @@ fn cr8_is_tpr() -> Outcome {
     d.vcpu.change_regs(|r| r.rip = CODE)?;
     d.vcpu.run_to_done()?;
     ensure_eq!(d.count(0x65), 1, "interrupts after CR8 fell");
+    Ok(())
+}
+
+/// From xAPIC mode to disabled and back, and to x2APIC mode; by the guest and by userspace.
+fn cr8_stays_when_the_mode_changes() -> Outcome {
+    const BASE: u64 = 0xfee0_0900;
+    let code = code64!(
+        "mov ecx, 0x1b",
+        "xor edx, edx",
+        "2:",
+        "mov eax, ebx",
+        "wrmsr",
+        "mov r8, cr8",
+        "out 0x10, al",
+        "jmp 2b"
+    );
+    let (machine, vcpu) = long_mode_with_irqchip(code)?;
+    let mut sregs = vcpu.sregs()?;
+    sregs.cr8 = 9;
+    vcpu.set_sregs(&sregs)?;
+    for base in [BASE, BASE & !0x800, BASE, BASE | 0x400, BASE & !0x800, BASE] {
+        vcpu.change_regs(|r| r.rbx = base)?;
+        vcpu.run_to_done()?;
+        ensure_eq!(vcpu.regs()?.r8, 9, "CR8 with APIC base {base:#x}");
+        ensure_eq!(vcpu.sregs()?.cr8, 9, "CR8 by KVM_GET_SREGS");
+    }
+    for base in [BASE & !0x800, BASE | 0x400, BASE] {
+        sregs = vcpu.sregs()?;
+        sregs.apic_base = base;
+        vcpu.set_sregs(&sregs)?;
+        vcpu.change_regs(|r| r.rbx = base)?;
+        vcpu.run_to_done()?;
+        ensure_eq!(vcpu.regs()?.r8, 9, "CR8 with APIC base {base:#x} set");
+    }
+    // What it holds back comes when it is lowered.
+    machine.load(FREE, code64!("xor eax, eax", "mov cr8, rax", "sti", "2:", "jmp 2b"));
+    set_lapic_register(&vcpu, APIC_SVR, 0x1ff)?;
+    vcpu.change_regs(|r| r.rip = FREE)?;
+    machine.vm.signal_msi(msi_address(0), 0x55)?;
+    machine.expect_caught(&vcpu, 0x55)?;
     Ok(())
 }
 
