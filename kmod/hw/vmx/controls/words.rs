@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The control words of a VMCS and the word of EPT and VPID capabilities: every
+//! bit once, with its name for people. SDM vol. 3, 25.6 to 25.8, A.10.
+
+use crate::pc::bits::bits;
+
+macro_rules! controls {
+    (
+        $(#[$doc:meta])*
+        $name:ident: $repr:ty { $( $bit:ident = $number:expr, $words:expr; )* }
+    ) => {
+        bits! {
+            $(#[$doc])*
+            $name: $repr {
+                $( #[doc = concat!("Bit ", stringify!($number), ": ", $words, ".")] $bit = 1 << $number; )*
+                /// None.
+                NONE = 0;
+                /// All that have a name here.
+                NAMED = 0 $( | 1 << $number )*;
+            }
+        }
+
+        impl $name {
+            /// Each bit with its name.
+            pub const NAMES: &'static [(Self, &'static str)] = &[ $( (Self::$bit, $words), )* ];
+        }
+    };
+}
+
+controls! {
+    /// Pin-based VM-execution controls (25.6.1).
+    Pin: u32 {
+        EXTERNAL_INTERRUPT = 0, "external-interrupt exiting";
+        NMI = 3, "NMI exiting";
+        VIRTUAL_NMIS = 5, "virtual NMIs";
+        PREEMPTION_TIMER = 6, "VMX-preemption timer";
+        POSTED_INTERRUPTS = 7, "process posted interrupts";
+    }
+}
+
+controls! {
+    /// Primary processor-based VM-execution controls (25.6.2).
+    Primary: u32 {
+        INTERRUPT_WINDOW = 2, "interrupt-window exiting";
+        TSC_OFFSETTING = 3, "use TSC offsetting";
+        HLT = 7, "HLT exiting";
+        INVLPG = 9, "INVLPG exiting";
+        MWAIT = 10, "MWAIT exiting";
+        RDPMC = 11, "RDPMC exiting";
+        RDTSC = 12, "RDTSC exiting";
+        CR3_LOAD = 15, "CR3-load exiting";
+        CR3_STORE = 16, "CR3-store exiting";
+        TERTIARY = 17, "activate tertiary controls";
+        CR8_LOAD = 19, "CR8-load exiting";
+        CR8_STORE = 20, "CR8-store exiting";
+        TPR_SHADOW = 21, "use TPR shadow";
+        NMI_WINDOW = 22, "NMI-window exiting";
+        MOV_DR = 23, "MOV-DR exiting";
+        UNCONDITIONAL_IO = 24, "unconditional I/O exiting";
+        IO_BITMAPS = 25, "use I/O bitmaps";
+        MONITOR_TRAP = 27, "monitor trap flag";
+        MSR_BITMAPS = 28, "use MSR bitmaps";
+        MONITOR = 29, "MONITOR exiting";
+        PAUSE = 30, "PAUSE exiting";
+        SECONDARY = 31, "activate secondary controls";
+    }
+}
+
+controls! {
+    /// Secondary processor-based VM-execution controls (25.6.2).
+    Secondary: u32 {
+        APIC_ACCESSES = 0, "virtualize APIC accesses";
+        EPT = 1, "enable EPT";
+        DESCRIPTOR_TABLE = 2, "descriptor-table exiting";
+        RDTSCP = 3, "enable RDTSCP";
+        X2APIC = 4, "virtualize x2APIC mode";
+        VPID = 5, "enable VPID";
+        WBINVD = 6, "WBINVD exiting";
+        UNRESTRICTED_GUEST = 7, "unrestricted guest";
+        APIC_REGISTERS = 8, "APIC-register virtualization";
+        VIRTUAL_INTERRUPTS = 9, "virtual-interrupt delivery";
+        PAUSE_LOOP = 10, "PAUSE-loop exiting";
+        RDRAND = 11, "RDRAND exiting";
+        INVPCID = 12, "enable INVPCID";
+        VM_FUNCTIONS = 13, "enable VM functions";
+        VMCS_SHADOWING = 14, "VMCS shadowing";
+        ENCLS = 15, "enable ENCLS exiting";
+        RDSEED = 16, "RDSEED exiting";
+        PML = 17, "enable PML";
+        VIRTUALIZATION_EXCEPTION = 18, "EPT-violation #VE";
+        CONCEAL_FROM_PT = 19, "conceal VMX from PT";
+        XSAVES = 20, "enable XSAVES/XRSTORS";
+        PASID = 21, "PASID translation";
+        MODE_BASED_EXECUTE = 22, "mode-based execute control for EPT";
+        SUB_PAGE_WRITE = 23, "sub-page write permissions for EPT";
+        PT_GUEST_PHYSICAL = 24, "Intel PT uses guest physical addresses";
+        TSC_SCALING = 25, "use TSC scaling";
+        USER_WAIT = 26, "enable user wait and pause";
+        PCONFIG = 27, "enable PCONFIG";
+        ENCLV = 28, "enable ENCLV exiting";
+        BUS_LOCK = 30, "VMM bus-lock detection";
+        INSTRUCTION_TIMEOUT = 31, "instruction timeout";
+    }
+}
+
+controls! {
+    /// Tertiary processor-based VM-execution controls (25.6.2).
+    Tertiary: u64 {
+        LOADIWKEY = 0, "LOADIWKEY exiting";
+        HLAT = 1, "enable HLAT";
+        PAGING_WRITE = 2, "EPT paging-write control";
+        GUEST_PAGING = 3, "guest-paging verification";
+        IPI_VIRTUALIZATION = 4, "IPI virtualization";
+        MSR_LIST = 6, "enable MSR-list instructions";
+        SPEC_CTRL = 7, "virtualize IA32_SPEC_CTRL";
+    }
+}
+
+controls! {
+    /// Primary VM-exit controls (25.7.1).
+    ExitControls: u32 {
+        SAVE_DEBUG = 2, "save debug controls";
+        HOST_64BIT = 9, "host address-space size";
+        LOAD_PERF_GLOBAL_CTRL = 12, "load IA32_PERF_GLOBAL_CTRL on exit";
+        ACKNOWLEDGE_INTERRUPT = 15, "acknowledge interrupt on exit";
+        SAVE_PAT = 18, "save IA32_PAT";
+        LOAD_PAT = 19, "load IA32_PAT on exit";
+        SAVE_EFER = 20, "save IA32_EFER";
+        LOAD_EFER = 21, "load IA32_EFER on exit";
+        SAVE_PREEMPTION_TIMER = 22, "save VMX-preemption timer value";
+        CLEAR_BNDCFGS = 23, "clear IA32_BNDCFGS";
+        CONCEAL_FROM_PT = 24, "conceal VM exits from PT";
+        CLEAR_RTIT_CTL = 25, "clear IA32_RTIT_CTL";
+        CLEAR_LBR_CTL = 26, "clear IA32_LBR_CTL";
+        CLEAR_UINV = 27, "clear UINV";
+        LOAD_CET = 28, "load CET state on exit";
+        LOAD_PKRS = 29, "load PKRS on exit";
+        SAVE_PERF_GLOBAL_CTRL = 30, "save IA32_PERF_GLOBAL_CTRL";
+        SECONDARY = 31, "activate secondary VM-exit controls";
+    }
+}
+
+controls! {
+    /// VM-entry controls (25.8.1).
+    EntryControls: u32 {
+        LOAD_DEBUG = 2, "load debug controls";
+        GUEST_IA32E = 9, "IA-32e mode guest";
+        SMM = 10, "entry to SMM";
+        END_DUAL_MONITOR = 11, "deactivate dual-monitor treatment";
+        LOAD_PERF_GLOBAL_CTRL = 13, "load IA32_PERF_GLOBAL_CTRL on entry";
+        LOAD_PAT = 14, "load IA32_PAT on entry";
+        LOAD_EFER = 15, "load IA32_EFER on entry";
+        LOAD_BNDCFGS = 16, "load IA32_BNDCFGS";
+        CONCEAL_FROM_PT = 17, "conceal VM entries from PT";
+        LOAD_RTIT_CTL = 18, "load IA32_RTIT_CTL";
+        LOAD_UINV = 19, "load UINV";
+        LOAD_CET = 20, "load CET state on entry";
+        LOAD_LBR_CTL = 21, "load guest IA32_LBR_CTL";
+        LOAD_PKRS = 22, "load PKRS on entry";
+    }
+}
+
+controls! {
+    /// What EPT and VPID can do: IA32_VMX_EPT_VPID_CAP (A.10).
+    EptVpid: u64 {
+        EXECUTE_ONLY = 0, "EPT execute-only translations";
+        WALK_4 = 6, "EPT page walks of length 4";
+        WALK_5 = 7, "EPT page walks of length 5";
+        UNCACHEABLE = 8, "uncacheable EPT structures";
+        WRITE_BACK = 14, "write-back EPT structures";
+        LEAF_2M = 16, "2-MByte EPT pages";
+        LEAF_1G = 17, "1-GByte EPT pages";
+        INVEPT = 20, "INVEPT";
+        ACCESSED_DIRTY = 21, "accessed and dirty flags for EPT";
+        ADVANCED_VIOLATION_INFO = 22, "advanced information for EPT violations";
+        SHADOW_STACK = 23, "supervisor shadow-stack control";
+        INVEPT_SINGLE = 25, "single-context INVEPT";
+        INVEPT_ALL = 26, "all-context INVEPT";
+        INVVPID = 32, "INVVPID";
+        INVVPID_ADDRESS = 40, "individual-address INVVPID";
+        INVVPID_SINGLE = 41, "single-context INVVPID";
+        INVVPID_ALL = 42, "all-context INVVPID";
+        INVVPID_KEEP_GLOBAL = 43, "single-context-retaining-globals INVVPID";
+    }
+}
