@@ -381,6 +381,8 @@ impl Vendor for Svm {
         save.rsp = regs.gprs.get(Reg::Rsp);
         save.rip = regs.rip;
         save.rflags = regs.rflags.0;
+        // With NRIP save, what an injected #BP or #OF pushes (15.20).
+        self.vmcb.control.next_rip = regs.rip;
         let vmcb = self.vmcb.hpa().0;
         // SAFETY: Interrupts are off, this CPU has SVM enabled and its host
         // save areas set (`load`), and the VMCB is consistent, nested paging

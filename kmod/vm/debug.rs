@@ -7,12 +7,16 @@
 //! processor only while a breakpoint is enabled. While the VMM debugs the
 //! guest, its breakpoints are in force and the guest's are not.
 
+use super::events::TrapInsn;
+use super::run::Context;
 use super::run::Handled;
 use super::run::Step;
 use super::vcpu::Vcpu;
 use crate::host::debug_registers;
 use crate::host::task::IrqOff;
 use crate::hw::Vendor;
+use crate::pc::decode::Insn;
+use crate::pc::decode::Map;
 use crate::pc::regs::Dr6;
 use crate::pc::regs::Dr7;
 use crate::pc::regs::Exception;
@@ -128,6 +132,22 @@ impl Debug {
     }
 }
 
+/// The exception that is all an instruction does: INT3, INTO, INT n.
+fn raises(insn: &Insn) -> Option<Vector> {
+    const INT3: u8 = 0xcc;
+    const INT: u8 = 0xcd;
+    const INTO: u8 = 0xce;
+    if insn.map != Map::Primary {
+        return None;
+    }
+    match insn.opcode {
+        INT3 => Some(Vector::Breakpoint),
+        INTO => Some(Vector::Overflow),
+        INT => Vector::from_number(insn.imm as u8),
+        _ => None,
+    }
+}
+
 impl<V: Vendor> Vcpu<V> {
     /// KVM_SET_GUEST_DEBUG.
     ///
@@ -201,6 +221,22 @@ impl<V: Vendor> Vcpu<V> {
                 .set_dr7(self.debug.dr7 & !Dr7::GD.0, &mut self.hw);
         }
         self.raise(Exception::debug(cause))
+    }
+
+    /// A #BP or #OF of userspace waits: looks for the instruction at RIP that
+    /// raises it, which is what the handler returns behind. Where the guest has
+    /// another one by now, there is none.
+    #[cold]
+    pub fn find_trap(&mut self) {
+        let insn = self.instruction(Context::Sleepable);
+        let vector = self.events.exception.as_ref().map(|e| e.vector);
+        self.events.trap = insn
+            .ok()
+            .filter(|insn| raises(insn) == vector)
+            .map(|insn| TrapInsn {
+                rip: self.regs.rip,
+                length: insn.length,
+            });
     }
 
     /// An intercepted #BP: the VMM's.

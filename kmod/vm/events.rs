@@ -18,6 +18,16 @@ use crate::pc::regs::Vector;
 /// NMIs that can wait: one is held by the processor while another is handled.
 const MAX_PENDING_NMIS: u8 = 2;
 
+/// INT3, INT n or INTO whose exception is to be delivered. The handler returns
+/// behind it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TrapInsn {
+    /// Its address.
+    pub rip: u64,
+    /// Its length in bytes.
+    pub length: u8,
+}
+
 /// What waits to be delivered to one vCPU.
 #[derive(Default)]
 pub struct EventQueue {
@@ -25,6 +35,8 @@ pub struct EventQueue {
     pub injected: Option<Event>,
     /// Raised by an instruction, not yet delivered.
     pub exception: Option<Exception>,
+    /// The instruction that raises `exception`, if that is a trap.
+    pub trap: Option<TrapInsn>,
     /// Interrupt queued by KVM_INTERRUPT, for a VMM with its own controllers.
     pub external: Option<u8>,
     /// NMIs not yet delivered.
@@ -108,20 +120,33 @@ impl EventQueue {
 
     /// After an exit: keeps the event whose delivery was cut off.
     #[inline]
-    pub fn after_exit<V: Vendor>(&mut self, hw: &V) {
+    pub fn after_exit<V: Vendor>(&mut self, hw: &V, regs: &mut Registers) {
         // What the entry carried has arrived, unless the processor says
         // otherwise.
-        self.injected = match hw.interrupted_event() {
-            None => None,
-            // INT n, INT3 and INTO happen again when the instruction does.
-            Some(Event::SoftwareInterrupt(_)) => None,
-            Some(Event::Exception(vector, None))
-                if Vector::from_number(vector).is_some_and(Vector::is_trap) =>
-            {
-                None
-            }
-            event => event,
-        };
+        match hw.interrupted_event() {
+            None => self.injected = None,
+            Some(event) => self.cut_off(event, regs),
+        }
+    }
+
+    #[cold]
+    fn cut_off(&mut self, event: Event, regs: &mut Registers) {
+        let carried = self.injected.replace(event);
+        // INT n, INT3 and INTO happen again when the instruction does.
+        if matches!(event, Event::SoftwareInterrupt(_)) || is_trap(event) {
+            self.injected = None;
+        }
+        // An entry that carried a trap began behind its instruction.
+        let trap = self.trap.filter(|_| carried.is_some_and(is_trap));
+        if let Some(insn) = trap.filter(|insn| insn.end() == regs.rip) {
+            regs.rip = insn.rip;
+        }
+    }
+
+    /// Whether a trap waits: who can sleep says which instruction raises it.
+    #[inline]
+    pub fn awaits_trap(&self) -> bool {
+        matches!(&self.exception, Some(exception) if exception.vector.is_trap())
     }
 
     /// Before an entry: hands the most urgent event to the processor.
@@ -182,6 +207,14 @@ impl EventQueue {
         regs: &mut Registers,
         exception: Exception,
     ) {
+        if exception.vector.is_trap() {
+            // Without its instruction there is no trap: the guest has changed
+            // its code, or goes on elsewhere after another event.
+            let Some(insn) = self.trap.filter(|insn| insn.rip == regs.rip) else {
+                return;
+            };
+            regs.rip = insn.end();
+        }
         match exception.vector {
             Vector::PageFault => hw.set_cr2(exception.payload),
             Vector::Debug => {
@@ -198,6 +231,18 @@ impl EventQueue {
         let code = exception.error_code.filter(|_| hw.cr0() & 1 != 0);
         self.inject(hw, Event::Exception(exception.vector.number(), code));
     }
+}
+
+impl TrapInsn {
+    /// Where the handler returns to.
+    const fn end(&self) -> u64 {
+        self.rip.wrapping_add(self.length as u64)
+    }
+}
+
+fn is_trap(event: Event) -> bool {
+    matches!(event, Event::Exception(vector, None)
+        if Vector::from_number(vector).is_some_and(Vector::is_trap))
 }
 
 /// The interrupt controllers, as the queue asks them.

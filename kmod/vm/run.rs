@@ -158,6 +158,9 @@ impl<V: Vendor> Vcpu<V> {
                 return Ok(());
             }
             self.account_steal();
+            if self.events.awaits_trap() {
+                self.find_trap();
+            }
             let (mut step, exit) = self.run_guest();
             if step == Step::Sleep {
                 let handled = self.handle(exit, Context::Sleepable);
@@ -240,7 +243,7 @@ impl<V: Vendor> Vcpu<V> {
             }
             self.enter(off, tracked);
             self.exits = self.exits.wrapping_add(1);
-            self.events.after_exit(&self.hw);
+            self.events.after_exit(&self.hw, &mut self.regs);
             self.sync_tpr();
             self.settle_pv_eoi();
             let exit = self.hw.exit(&mut self.regs);

@@ -102,6 +102,8 @@ pub const DE: u8 = 0;
 pub const DB: u8 = 1;
 pub const NMI: u8 = 2;
 pub const BP: u8 = 3;
+/// #OF.
+pub const OVERFLOW: u8 = 4;
 pub const UD: u8 = 6;
 pub const DF: u8 = 8;
 pub const GP: u8 = 13;

@@ -21,6 +21,9 @@ pub const TESTS: &[Test] = &[
     test!("debug", watchpoint),
     test!("debug", switched_off),
     test!("debug", injected_trap),
+    test!("debug", injected_breakpoint),
+    test!("debug", injected_breakpoint_beside_its_intercept),
+    test!("debug", injected_breakpoint_without_int3),
     test!("debug", unknown_control_bits),
 ];
 
@@ -174,6 +177,55 @@ fn injected_trap() -> Outcome {
     control(&vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB, [0; 8])?;
     let caught = machine.expect_caught(&vcpu, DB)?;
     ensure_eq!(caught.rip, CODE, "RIP");
+    Ok(())
+}
+
+/// A guest about to run `code`, which has had a breakpoint: what delivers one is mapped.
+fn machine_with_breakpoints(code: &[u8]) -> Result<(Machine, Vcpu), Failure> {
+    let (machine, vcpu) = machine(code64!("int3", "hlt"))?;
+    machine.load(CODE + 2, code);
+    machine.expect_caught(&vcpu, BP)?;
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    Ok((machine, vcpu))
+}
+
+/// INT3 is a trap: its handler finds the address behind the instruction.
+fn injected_breakpoint() -> Outcome {
+    for code in [
+        code64!("int3", "hlt"),
+        code64!(".byte 0xcd, 3", "hlt"),
+        code64!(".byte 0x66, 0xcc", "hlt"),
+    ] {
+        let (machine, vcpu) = machine_with_breakpoints(code)?;
+        control(&vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP, [0; 8])?;
+        let caught = machine.expect_caught(&vcpu, BP)?;
+        let end = CODE + 2 + code.len() as u64 - 1;
+        ensure_eq!((caught.rip, caught.count), (end, 2), "RIP, times");
+        ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    }
+    Ok(())
+}
+
+/// A VMM passes on the breakpoint that it has intercepted.
+fn injected_breakpoint_beside_its_intercept() -> Outcome {
+    let (machine, vcpu) = machine_with_breakpoints(code64!("int3", "hlt"))?;
+    let bits = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP;
+    control(&vcpu, bits, [0; 8])?;
+    let caught = machine.expect_caught(&vcpu, BP)?;
+    ensure_eq!((caught.rip, caught.count), (CODE + 3, 2), "RIP, times");
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    Ok(())
+}
+
+/// The instruction has been replaced since: it is run, and there is no breakpoint.
+fn injected_breakpoint_without_int3() -> Outcome {
+    if std::path::Path::new("/sys/module/kvm_intel").exists() {
+        skip!("on VMX the kernel's own module pushes some address");
+    }
+    let (machine, vcpu) = machine_with_breakpoints(code64!("nop", "int3", "hlt"))?;
+    control(&vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP, [0; 8])?;
+    let caught = machine.expect_caught(&vcpu, BP)?;
+    ensure_eq!((caught.rip, caught.count), (CODE + 4, 2), "RIP, times");
     Ok(())
 }
 

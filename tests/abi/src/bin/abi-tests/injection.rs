@@ -35,6 +35,7 @@ pub const TESTS: &[Test] = &[
     test!("injection", nmi_ignores_if),
     test!("injection", nmi_wakes_hlt),
     test!("injection", exception_by_events),
+    test!("injection", traps_by_events),
     test!("injection", pending_interrupt_survives_save),
 ];
 
@@ -329,6 +330,35 @@ fn exception_by_events() -> Outcome {
     let caught = machine.expect_caught(&vcpu, GP)?;
     ensure_eq!((caught.error, caught.rip), (0x58, CODE), "error, RIP");
     vcpu.run_to_done()
+}
+
+/// INT3 and INTO whose delivery userspace has saved and restored: their handlers find the address
+/// behind the instruction, in the guest's registers as on its stack.
+fn traps_by_events() -> Outcome {
+    let machine = Machine::new()?;
+    let vcpu = machine.vcpu(0)?;
+    machine.long_mode(&vcpu, code64!("int3", "hlt", "int3", "hlt"))?;
+    machine.expect_caught(&vcpu, BP)?;
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    set_exception(&vcpu, BP)?;
+    let caught = machine.expect_caught(&vcpu, BP)?;
+    ensure_eq!((caught.rip, caught.count), (CODE + 3, 2), "RIP, times");
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+
+    machine.real_mode(&vcpu, code16!("into", "out 0x10, al", "hlt"))?;
+    machine.load(CODE2, code16!("pop bx", "push bx", "iret"));
+    machine.set_real_handler(OVERFLOW, CODE2 as u16);
+    set_exception(&vcpu, OVERFLOW)?;
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rbx, 1, "IP on the stack");
+    Ok(())
+}
+
+fn set_exception(vcpu: &Vcpu, vector: u8) -> SysResult<i32> {
+    let mut events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    events.exception.injected = 1;
+    events.exception.nr = vector;
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)
 }
 
 /// An injected interrupt that the guest has not taken yet is part of the state that is saved.
