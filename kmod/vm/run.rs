@@ -109,13 +109,10 @@ impl<V: Vendor> Vcpu<V> {
         self.take_user_cr8()?;
         let _mask = self.sigmask.map(|mask| mask.apply());
         self.fpu.swap_in()?;
-        let result = self.run_loops();
+        let result = self.complete_and_run();
         self.fpu.swap_out();
         self.store_status();
         self.store_synced_registers()?;
-        if result == Err(EINTR) {
-            self.run.set_reason(uapi::KVM_EXIT_INTR);
-        }
         result
     }
 
@@ -129,17 +126,23 @@ impl<V: Vendor> Vcpu<V> {
         Ok(())
     }
 
-    fn run_loops(&mut self) -> Result {
-        if {
-            let handled = self.complete_pending();
-            self.settle(handled, Context::Sleepable)?
-        } == Step::User
-        {
+    fn complete_and_run(&mut self) -> Result {
+        let handled = self.complete_pending();
+        if self.settle(handled, Context::Sleepable)? == Step::User {
             return Ok(());
         }
+        // The exit reason stays: userspace may look at the last one again.
         if self.run.immediate_exit() {
             return Err(EINTR);
         }
+        let result = self.run_loops();
+        if result == Err(EINTR) {
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+        }
+        result
+    }
+
+    fn run_loops(&mut self) -> Result {
         loop {
             self.process_requests();
             if self.mp_state != MpState::Runnable && !self.wait_until_runnable()? {

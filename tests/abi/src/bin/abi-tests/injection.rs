@@ -61,6 +61,8 @@ fn immediate_exit() -> Outcome {
     vcpu.set_immediate_exit(true);
     for _ in 0..10 {
         ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+        // What userspace was told last it may look at again.
+        ensure_eq!(vcpu.exit_reason(), KVM_EXIT_IO, "exit reason");
     }
     ensure_eq!(vcpu.regs()?.rbx, 1, "rounds of the guest");
     vcpu.set_immediate_exit(false);
