@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From the exit information of a VMCS to [`Exit`]: SDM vol. 3, 28.2.
+//!
+//! Each field is read where it is needed, and no sooner: most exits say all in
+//! their reason.
+
+mod reason;
+
+pub use self::reason::Reason;
+
+use super::event::Interruption;
+use super::event::Kind;
+use super::field::info;
+use super::field::ReadFields;
+use crate::hw::Exit;
+use crate::hw::IoExit;
+use crate::hw::NestedFault;
+use crate::hw::RegisterAccess;
+use crate::pc::addr::Gpa;
+use crate::pc::bits::bits;
+use crate::pc::regs::Dr6;
+
+/// Why the guest has stopped.
+///
+/// What belongs to features that need more than a look at these fields (the
+/// page-modification log, the virtual APIC) is [`Exit::Unexpected`] here: who
+/// turns such a feature on looks at the reason first.
+#[inline]
+pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
+    match reason {
+        Reason::EXTERNAL_INTERRUPT | Reason::PREEMPTION_TIMER => Exit::HostInterrupt,
+        Reason::CPUID => Exit::Cpuid,
+        Reason::WRMSR => Exit::WriteMsr,
+        Reason::RDMSR => Exit::ReadMsr,
+        Reason::EPT_VIOLATION => ept_violation(fields),
+        Reason::IO => io(fields.read_natural(info::QUALIFICATION)),
+        Reason::HLT => Exit::Hlt,
+        // The guest lets more interrupts through than it did.
+        Reason::INTERRUPT_WINDOW | Reason::TPR_BELOW_THRESHOLD => Exit::InterruptWindow,
+        Reason::VMCALL => Exit::Hypercall,
+        other => rare(other, fields),
+    }
+}
+
+fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
+    if reason.is_entry_failure() {
+        return Exit::EntryFailed {
+            reason: u64::from(reason.0),
+        };
+    }
+    match reason.basic() {
+        Reason::EXCEPTION_OR_NMI => exception(reason, fields),
+        Reason::NMI_WINDOW => Exit::NmiWindow,
+        Reason::TRIPLE_FAULT => Exit::Shutdown,
+        Reason::TASK_SWITCH => Exit::TaskSwitch,
+        Reason::CONTROL_REGISTER => {
+            Exit::ControlRegister(control_register(fields.read_natural(info::QUALIFICATION)))
+        }
+        Reason::DEBUG_REGISTER => {
+            Exit::DebugRegister(debug_register(fields.read_natural(info::QUALIFICATION)))
+        }
+        Reason::XSETBV => Exit::SetXcr,
+        Reason::RDPMC => Exit::ReadPmc,
+        Reason::INVD | Reason::WBINVD => Exit::CacheFlush,
+        Reason::PAUSE => Exit::Pause,
+        Reason::MONITOR | Reason::MWAIT => Exit::MonitorWait,
+        // No guest is given these.
+        Reason::GETSEC
+        | Reason::RSM
+        | Reason::VMCLEAR
+        | Reason::VMLAUNCH
+        | Reason::VMPTRLD
+        | Reason::VMPTRST
+        | Reason::VMREAD
+        | Reason::VMRESUME
+        | Reason::VMWRITE
+        | Reason::VMXOFF
+        | Reason::VMXON
+        | Reason::INVEPT
+        | Reason::INVVPID
+        | Reason::VMFUNC
+        | Reason::ENCLS
+        | Reason::ENCLV
+        | Reason::PCONFIG
+        | Reason::XSAVES
+        | Reason::XRSTORS
+        | Reason::UMWAIT
+        | Reason::TPAUSE
+        | Reason::LOADIWKEY
+        | Reason::ENQCMD
+        | Reason::ENQCMDS
+        | Reason::SEAMCALL
+        | Reason::TDCALL
+        | Reason::RDMSRLIST
+        | Reason::WRMSRLIST
+        | Reason::URDMSR
+        | Reason::UWRMSR
+        | Reason::RDMSR_IMMEDIATE
+        | Reason::WRMSRNS_IMMEDIATE => Exit::Undefined,
+        // After the instruction that has held the bus: the guest goes on.
+        Reason::BUS_LOCK => Exit::HostInterrupt,
+        Reason::INSTRUCTION_TIMEOUT => instruction_timeout(reason, fields),
+        _ => unexpected(reason),
+    }
+}
+
+fn unexpected(reason: Reason) -> Exit {
+    Exit::Unexpected {
+        code: u64::from(reason.0),
+    }
+}
+
+/// An exception, or the host's NMI (28.2.2).
+fn exception(reason: Reason, fields: &impl ReadFields) -> Exit {
+    let info = Interruption(fields.read32(info::INTERRUPTION));
+    if !info.has(Interruption::VALID) {
+        return unexpected(reason);
+    }
+    match info.kind() {
+        Some(Kind::Nmi) => Exit::HostNmi,
+        Some(Kind::Hardware | Kind::PrivilegedSoftware | Kind::SoftwareException) => {
+            Exit::Exception {
+                vector: info.vector(),
+                error_code: info
+                    .has(Interruption::ERROR_CODE)
+                    .then(|| fields.read32(info::ERROR_CODE)),
+            }
+        }
+        _ => unexpected(reason),
+    }
+}
+
+/// MOV to and from a control register; CLTS and LMSW come from the instruction
+/// (table 28-3).
+const fn control_register(qualification: u64) -> RegisterAccess {
+    const MOV_TO: u64 = 0;
+    const MOV_FROM: u64 = 1;
+    let write = match qualification >> 4 & 3 {
+        MOV_TO => true,
+        MOV_FROM => false,
+        _ => return RegisterAccess::Decode,
+    };
+    RegisterAccess::Move {
+        number: (qualification & 15) as u8,
+        gpr: (qualification >> 8 & 15) as u8,
+        write,
+    }
+}
+
+/// MOV DR (table 28-4).
+const fn debug_register(qualification: u64) -> RegisterAccess {
+    RegisterAccess::Move {
+        number: (qualification & 7) as u8,
+        gpr: (qualification >> 8 & 15) as u8,
+        write: qualification & 1 << 4 == 0,
+    }
+}
+
+/// IN, INS, OUT, OUTS (table 28-5).
+#[inline]
+const fn io(qualification: u64) -> Exit {
+    Exit::Io(IoExit {
+        port: (qualification >> 16) as u16,
+        // Encoded as one less.
+        size: (qualification & 3) as u8 + 1,
+        input: qualification & 1 << 3 != 0,
+        string: qualification & 1 << 4 != 0,
+        next_rip: None,
+    })
+}
+
+bits! {
+    /// Exit qualification of an EPT violation (table 28-7).
+    EptViolation: u64 {
+        /// Data read.
+        READ = 1 << 0;
+        /// Data write.
+        WRITE = 1 << 1;
+        /// Instruction fetch.
+        FETCH = 1 << 2;
+        /// The translation allowed reads.
+        READABLE = 1 << 3;
+        /// It allowed writes.
+        WRITABLE = 1 << 4;
+        /// It allowed fetches (with mode-based execute control: of supervisor mode).
+        EXECUTABLE = 1 << 5;
+        /// It allowed fetches of user mode (mode-based execute control).
+        USER_EXECUTABLE = 1 << 6;
+        /// The guest-linear address is valid.
+        LINEAR = 1 << 7;
+        /// The access was to the translation of the linear address, rather
+        /// than to a paging structure on the way to it.
+        TRANSLATED = 1 << 8;
+        /// An IRET had ended the blocking of NMIs.
+        NMI_UNBLOCKED = 1 << 12;
+    }
+}
+
+impl EptViolation {
+    const PRESENT: Self =
+        Self(Self::READABLE.0 | Self::WRITABLE.0 | Self::EXECUTABLE.0 | Self::USER_EXECUTABLE.0);
+}
+
+#[inline]
+fn ept_violation(fields: &impl ReadFields) -> Exit {
+    let info = EptViolation(fields.read_natural(info::QUALIFICATION));
+    Exit::NestedFault(NestedFault {
+        gpa: Gpa(fields.read64(info::GUEST_PHYSICAL)),
+        write: info.has(EptViolation::WRITE),
+        fetch: info.has(EptViolation::FETCH),
+        present: info.any(EptViolation::PRESENT),
+        // Without a linear address it is a load of the PDPTEs.
+        table_walk: !info.has(EptViolation::LINEAR | EptViolation::TRANSLATED),
+    })
+}
+
+/// No instruction has ended for some time (28.2.1, table 28-1).
+fn instruction_timeout(reason: Reason, fields: &impl ReadFields) -> Exit {
+    const CONTEXT_INVALID: u64 = 1 << 0;
+    if fields.read_natural(info::QUALIFICATION) & CONTEXT_INVALID != 0 {
+        return unexpected(reason);
+    }
+    Exit::HostInterrupt
+}
+
+/// The exit was in an IRET that had ended the blocking of NMIs already; it
+/// counts if no event was being delivered
+/// ([`super::event::nmi_blocking`]). SDM vol. 3, 28.2.3.
+#[inline]
+pub fn nmi_unblocked(reason: Reason, fields: &impl ReadFields) -> bool {
+    const DOUBLE_FAULT: u8 = 8;
+    match reason.basic() {
+        Reason::EXCEPTION_OR_NMI => {
+            let info = Interruption(fields.read32(info::INTERRUPTION));
+            info.has(Interruption::VALID | Interruption::NMI_UNBLOCKED)
+                && info.vector() != DOUBLE_FAULT
+        }
+        // The three have it in the same place.
+        Reason::EPT_VIOLATION | Reason::PML_FULL | Reason::SUB_PAGE => {
+            EptViolation(fields.read_natural(info::QUALIFICATION)).has(EptViolation::NMI_UNBLOCKED)
+        }
+        _ => false,
+    }
+}
+
+/// DR6 as the #DB that exited would have left it. The processor tells what it
+/// has found in the exit qualification and does not write DR6 (28.1, table 28-2).
+pub const fn dr6_after_debug(dr6: Dr6, qualification: u64) -> Dr6 {
+    // B0 to B3 are cleared for the new ones; BD, BS and BT are for software to
+    // clear (vol. 3, 18.2.3).
+    const SET: u64 = Dr6::B.0 | Dr6::BD.0 | Dr6::BS.0;
+    // 1 in the qualification, 0 in DR6 for what has happened.
+    const INVERTED: u64 = Dr6::BLD.0 | Dr6::RTM.0;
+    let set = dr6.0 & !Dr6::B.0 | qualification & SET | Dr6::RTM.0;
+    Dr6(set & !(qualification & INVERTED))
+}
+
+/// An access to the APIC-access page as one to the guest's memory at `page`
+/// (table 28-6).
+pub const fn apic_access(qualification: u64, page: Gpa) -> NestedFault {
+    const LINEAR_WRITE: u64 = 1;
+    const LINEAR_FETCH: u64 = 2;
+    let kind = qualification >> 12 & 15;
+    NestedFault {
+        gpa: Gpa(page.0 & !0xfff | qualification & 0xfff),
+        write: kind == LINEAR_WRITE,
+        fetch: kind == LINEAR_FETCH,
+        present: true,
+        table_walk: false,
+    }
+}
