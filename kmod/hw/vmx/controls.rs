@@ -324,23 +324,19 @@ impl Bits {
         *self == Self::default()
     }
 
-    /// The names of the bits, in order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        macro_rules! names {
-            ($type:ident, $field:ident) => {
-                $type::NAMES
-                    .iter()
-                    .filter(|(bit, _)| self.$field.has(*bit))
-                    .map(|(_, name)| *name)
-            };
-        }
-        names!(Pin, pin)
-            .chain(names!(Primary, primary))
-            .chain(names!(Secondary, secondary))
-            .chain(names!(Tertiary, tertiary))
-            .chain(names!(ExitControls, exit))
-            .chain(names!(EntryControls, entry))
-            .chain(names!(EptVpid, ept))
+    /// Hands the name of each bit to `each`.
+    ///
+    /// # Errors
+    ///
+    /// The first that `each` gives.
+    pub fn names(&self, mut each: impl FnMut(&'static str) -> fmt::Result) -> fmt::Result {
+        self.pin.names(&mut each)?;
+        self.primary.names(&mut each)?;
+        self.secondary.names(&mut each)?;
+        self.tertiary.names(&mut each)?;
+        self.exit.names(&mut each)?;
+        self.entry.names(&mut each)?;
+        self.ept.names(&mut each)
     }
 }
 
@@ -356,15 +352,16 @@ pub struct Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for name in self.absent.names() {
+        self.absent.names(|name| {
             write!(f, "{separator}{name}")?;
             separator = ", ";
-        }
-        for name in self.forced.names() {
+            Ok(())
+        })?;
+        self.forced.names(|name| {
             write!(f, "{separator}a way to switch off {name}")?;
             separator = ", ";
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

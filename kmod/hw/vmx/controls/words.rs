@@ -4,6 +4,7 @@
 //! bit once, with its name for people. SDM vol. 3, 25.6 to 25.8, A.10.
 
 use crate::pc::bits::bits;
+use core::fmt;
 
 macro_rules! controls {
     (
@@ -23,7 +24,21 @@ macro_rules! controls {
 
         impl $name {
             /// Each bit with its name.
-            pub const NAMES: &'static [(Self, &'static str)] = &[ $( (Self::$bit, $words), )* ];
+            const NAMES: &'static [(Self, &'static str)] = &[ $( (Self::$bit, $words), )* ];
+
+            /// Hands the name of each set bit that has one to `each`.
+            ///
+            /// # Errors
+            ///
+            /// The first that `each` gives.
+            pub fn names(self, mut each: impl FnMut(&'static str) -> fmt::Result) -> fmt::Result {
+                for (bit, name) in Self::NAMES {
+                    if self.has(*bit) {
+                        each(name)?;
+                    }
+                }
+                Ok(())
+            }
         }
     };
 }
