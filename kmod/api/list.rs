@@ -17,12 +17,11 @@ const MAX_IO_MSRS: usize = 256;
 ///
 /// # Errors
 ///
-/// `E2BIG` when that are too few; the number needed is told then. `EFAULT`.
+/// `E2BIG` when that are too few; nothing is written then. `EFAULT`.
 pub fn write_counted<T: Pod>(to: UserPtr, header: usize, values: &[T]) -> Result<isize> {
     let room: u32 = to.read()?;
     let count = u32::try_from(values.len()).map_err(|_| E2BIG)?;
     if room < count {
-        to.write(&count)?;
         return Err(E2BIG);
     }
     to.offset(header)?.write_slice(values)?;

@@ -72,7 +72,12 @@ fn write_list(list: UserPtr, indices: impl Iterator<Item = u32>) -> Result<isize
     for index in indices {
         values.push(index, GFP_KERNEL)?;
     }
-    list::write_counted(list, size_of::<kvm_msr_list>(), &values)
+    let written = list::write_counted(list, size_of::<kvm_msr_list>(), &values);
+    if written == Err(E2BIG) {
+        // How many there are is told.
+        list.write(&(values.len() as u32))?;
+    }
+    written
 }
 
 /// KVM_GET_MSRS of `/dev/kvm`: feature MSRs of the host.

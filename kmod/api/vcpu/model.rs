@@ -44,7 +44,7 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// # Errors
     ///
-    /// `E2BIG` when there is not enough room; the number needed is told.
+    /// `E2BIG` when there is not enough room.
     pub fn get_cpuid2(&mut self, list: UserPtr) -> Result<isize> {
         self.mirror_state_in_cpuid();
         list::write_counted(list, size_of::<kvm_cpuid2>(), self.model.entries())

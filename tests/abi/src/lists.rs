@@ -87,13 +87,23 @@ pub fn get_cpuid(fd: &impl AsRawFd, call: Ioctl) -> SysResult<Cpuid> {
 
 /// Gets a CPUID list with room for `room` leaves.
 pub fn get_cpuid_of(fd: &impl AsRawFd, call: Ioctl, room: u32) -> SysResult<Cpuid> {
+    get_cpuid_and_count(fd, call, room).0
+}
+
+/// Gets a CPUID list with room for `room` leaves, and the count in its header afterwards.
+pub fn get_cpuid_and_count(
+    fd: &impl AsRawFd,
+    call: Ioctl,
+    room: u32,
+) -> (SysResult<Cpuid>, u32) {
     let empty = vec![kvm_cpuid_entry2::default(); room as usize];
     let mut buffer = pack(room, &empty);
-    ioctl_buffer(fd, call, &mut buffer)?;
-    let count = buffer[0] as u32 as usize;
-    Ok(Cpuid {
-        entries: unpack(&buffer, count),
-    })
+    let result = ioctl_buffer(fd, call, &mut buffer);
+    let count = buffer[0] as u32;
+    let cpuid = result.map(|_| Cpuid {
+        entries: unpack(&buffer, count as usize),
+    });
+    (cpuid, count)
 }
 
 /// Gets a list of MSR indices with room for `room`; gives the count that came back and the list.

@@ -263,8 +263,9 @@ fn supported_cpuid_sizes() -> Outcome {
     // kvmtool has room for 100 and gives up beyond.
     ensure!(n <= 100, "{n} CPUID leaves do not fit kvmtool's buffer");
     for room in [1, n / 2, n - 1] {
-        let result = lists::get_cpuid_of(&kvm, KVM_GET_SUPPORTED_CPUID, room);
+        let (result, count) = lists::get_cpuid_and_count(&kvm, KVM_GET_SUPPORTED_CPUID, room);
         ensure_errno!(result, libc::E2BIG, "room for {room} of {n} leaves");
+        ensure_eq!(count, room, "count after that");
     }
     let exact = lists::get_cpuid_of(&kvm, KVM_GET_SUPPORTED_CPUID, n)?;
     ensure_eq!(exact.entries.len(), full.entries.len(), "leaves");

@@ -179,8 +179,12 @@ fn cpuid_round_trip() -> Outcome {
         c.entries.iter().map(|e| (e.function, e.index)).collect()
     };
     ensure_eq!(functions(&got), functions(&machine.cpuid), "leaves");
-    let small = ironvm_abi_tests::lists::get_cpuid_of(&vcpu, KVM_GET_CPUID2, n - 1);
-    ensure_errno!(small, libc::E2BIG, "room for one leaf less");
+    for room in [0, 1, n - 1] {
+        let (small, count) =
+            ironvm_abi_tests::lists::get_cpuid_and_count(&vcpu, KVM_GET_CPUID2, room);
+        ensure_errno!(small, libc::E2BIG, "room for {room} of {n} leaves");
+        ensure_eq!(count, room, "count after that");
+    }
     let mut many = machine.cpuid.clone();
     many.entries.resize(1000, Default::default());
     ensure_errno!(many.set(&vcpu), libc::E2BIG, "1000 leaves");
