@@ -227,7 +227,16 @@ impl Svm {
                 self.intercept_iret(false);
                 exit
             }
-            Exit::Exception { vector: 1, .. } if stepped => Exit::NmiWindow,
+            Exit::Exception { vector: 1, .. } => {
+                let Some(stepped) = stepped else { return exit };
+                let (dr6, guests) = stepped.settle(self.dr6());
+                self.set_dr6(dr6);
+                if guests {
+                    exit
+                } else {
+                    Exit::NmiWindow
+                }
+            }
             _ => exit,
         }
     }
@@ -470,7 +479,8 @@ impl Vendor for Svm {
             // again as soon as the event is delivered.
             host_cpu::send_reschedule(host_cpu::raw_current_cpu());
         } else if self.nmi.state != NmiState::Blocked {
-            self.nmi.step_over(regs);
+            let dr6 = self.dr6();
+            self.nmi.step_over(regs, dr6);
         }
     }
 

@@ -8,6 +8,7 @@
 //! an NMI waits, TF makes that exit come after one instruction.
 
 use crate::hw::Registers;
+use crate::pc::regs::Dr6;
 use crate::pc::regs::Rflags;
 
 /// Where the guest is with an NMI.
@@ -27,8 +28,39 @@ pub(super) enum NmiState {
 /// NMI blocking of one vCPU.
 pub(super) struct Nmi {
     pub(super) state: NmiState,
-    /// The guest's flags before it was made to step.
-    step: Option<Rflags>,
+    /// The guest as it was before it was made to step.
+    step: Option<Before>,
+}
+
+/// What a step changes beyond the instruction's own doing.
+#[derive(Clone, Copy)]
+struct Before {
+    flags: Rflags,
+    dr6: u64,
+}
+
+/// A step has ended.
+#[derive(Clone, Copy)]
+pub(super) struct Stepped {
+    /// DR6 before it.
+    dr6: u64,
+    /// The guest steps by itself, too.
+    guests: bool,
+}
+
+impl Stepped {
+    /// The DR6 that the guest is to have after a #DB which left `dr6`, and
+    /// whether the #DB is the guest's: for a breakpoint of its own.
+    pub(super) fn settle(self, dr6: u64) -> (u64, bool) {
+        if self.guests {
+            return (dr6, true);
+        }
+        // Breakpoints noted before may be gone.
+        if dr6 & !self.dr6 & (Dr6::B.0 | Dr6::BD.0 | Dr6::BT.0) == 0 {
+            return (self.dr6, false);
+        }
+        ((dr6 & !Dr6::BS.0) | (self.dr6 & Dr6::BS.0), true)
+    }
 }
 
 impl Nmi {
@@ -59,19 +91,19 @@ impl Nmi {
         }
     }
 
-    /// Makes the guest exit after one instruction.
-    pub(super) fn step_over(&mut self, regs: &mut Registers) {
+    /// Makes the guest, whose DR6 is `dr6`, exit after one instruction.
+    pub(super) fn step_over(&mut self, regs: &mut Registers, dr6: u64) {
         if self.step.is_none() {
-            self.step = Some(regs.rflags);
+            let flags = regs.rflags;
+            self.step = Some(Before { flags, dr6 });
             regs.rflags = regs.rflags.with(Rflags::TF | Rflags::RF);
         }
     }
 
-    /// After an exit: takes our flags back. True when a #DB would be ours alone.
-    pub(super) fn end_step(&mut self, regs: &mut Registers) -> bool {
-        let Some(saved) = self.step.take() else {
-            return false;
-        };
+    /// After an exit: takes our flags back, if the guest was made to step.
+    pub(super) fn end_step(&mut self, regs: &mut Registers) -> Option<Stepped> {
+        let before = self.step.take()?;
+        let saved = before.flags;
         // An IRET or POPF that was stepped over has loaded flags of its own;
         // TF from there is the guest's.
         let stepped_in_place = regs.rflags.has(Rflags::TF | Rflags::RF);
@@ -81,6 +113,9 @@ impl Nmi {
                 .assign(Rflags::TF, saved.has(Rflags::TF))
                 .assign(Rflags::RF, saved.has(Rflags::RF) && stepped_in_place);
         }
-        !saved.has(Rflags::TF)
+        Some(Stepped {
+            dr6: before.dr6,
+            guests: saved.has(Rflags::TF),
+        })
     }
 }

@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     test!("injection", many_interrupts),
     test!("injection", nmi),
     test!("injection", nmi_blocked_until_iret),
+    test!("injection", nmi_waiting_leaves_no_trace),
     test!("injection", nmi_ignores_if),
     test!("injection", nmi_wakes_hlt),
     test!("injection", exception_by_events),
@@ -299,6 +300,36 @@ fn nmi_blocked_until_iret() -> Outcome {
     ensure_eq!((r.rcx, r.rdx), (2, 1), "handlers begun, handlers ended");
     vcpu.run_to_done()?;
     ensure_eq!(vcpu.regs()?.rcx, 2, "handlers begun");
+    Ok(())
+}
+
+/// However the module finds the end of a handler for the NMI behind it: DR6 and the flags are
+/// the guest's.
+fn nmi_waiting_leaves_no_trace() -> Outcome {
+    for before in [0xffff_0ff0u64, 0xffff_4ff0, 0xffff_0ff1] {
+        let code = code64!("mov dr6, rbx", "out 0x80, al", "pushfq", "pop rsi", "hlt");
+        let (machine, vcpu) = long_mode(code)?;
+        machine.set_handler(NMI, CODE2);
+        machine.load(
+            CODE2,
+            code64!("inc rcx", "mov r8, dr6", "out 0x81, al", "iretq"),
+        );
+        vcpu.change_regs(|r| r.rbx = before)?;
+        ensure!(vcpu.run_on()?.is_out(0x80), "no write to 0x80");
+        ioctl(&vcpu, KVM_NMI, 0)?;
+        for n in 1..=5 {
+            ensure!(vcpu.run_on()?.is_out(0x81), "no write to 0x81");
+            let r = vcpu.regs()?;
+            ensure_eq!((r.rcx, r.r8), (n, before), "handlers, DR6 in the last");
+            if n < 5 {
+                ioctl(&vcpu, KVM_NMI, 0)?;
+            }
+        }
+        ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+        ensure_eq!(vcpu.regs()?.rsi, 2, "flags");
+        let debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+        ensure_eq!(debug.dr6, before, "DR6 by KVM_GET_DEBUGREGS");
+    }
     Ok(())
 }
 
