@@ -12,6 +12,7 @@
 //! spinlock, shortly.
 
 use super::events::InterruptSource;
+use super::pending::Pending;
 use super::request::Request;
 use super::run_page::Status;
 use super::vcpu::MpState;
@@ -167,7 +168,13 @@ impl<V: Vendor> Vcpu<V> {
             let (mut step, exit) = self.run_guest();
             if step == Step::Sleep {
                 let handled = self.handle(exit, Context::Sleepable);
-                step = self.settle(handled, Context::Sleepable)?;
+                let settled = self.settle(handled, Context::Sleepable);
+                if settled != Ok(Step::User) {
+                    // What the first pass began and this one did not take up:
+                    // memory is there now, or the guest's tables lead elsewhere.
+                    self.pending = Pending::None;
+                }
+                step = settled?;
             }
             if step == Step::User {
                 return Ok(());
@@ -201,6 +208,7 @@ impl<V: Vendor> Vcpu<V> {
     /// The inner loop. With [`Step::Sleep`], the exit that is to be handled.
     fn run_guest(&mut self) -> (Step, Exit) {
         let preempt = PreemptOff::new();
+        self.hw.prepare(&preempt);
         let mut off = IrqOff::new();
         let cpu = cpu::current_cpu(&off);
         self.load(&off, cpu);
@@ -213,6 +221,7 @@ impl<V: Vendor> Vcpu<V> {
         self.shared.requests.leave();
         self.unload(&off);
         // The interrupt that ended the guest run is part of the guest's time.
+        self.hw.take_host_interrupt(&off);
         off.window();
         task::guest_timing_exit(&off);
         drop(off);
