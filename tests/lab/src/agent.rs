@@ -256,6 +256,8 @@ fn run(config: &Config, port: &mut File) -> Result<u32> {
     command.envs([("HOME", "/"), ("TERM", "linux"), ("PS1", "host# ")]);
     command.env("RUST_BACKTRACE", "1");
     let signals = child_signals()?;
+    // SAFETY: the closure makes only a system call.
+    unsafe { command.pre_exec(unblock_signals) };
     let (child, streams) = if config.terminal {
         start_on_terminal(command)?
     } else {
@@ -329,10 +331,16 @@ fn child_signals() -> Result<OwnedFd> {
     use nix::sys::signalfd::{SfdFlags, SignalFd};
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
-    // Children get their own mask back: the standard library resets it.
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     Ok(fd.as_fd().try_clone_to_owned()?)
+}
+
+/// Before a program begins: [`child_signals`] is ours alone. A shell that
+/// begins with SIGCHLD blocked waits for ever for a job that ends while it waits.
+fn unblock_signals() -> std::io::Result<()> {
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
 }
 
 /// Carries bytes both ways until the command has ended and said all.

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMX on this host: whether guests can run, what is the same for all of them,
+//! and what belongs to each CPU.
+
+use super::controls::Capabilities;
+use super::controls::Controls;
+use super::host_state;
+use super::insn;
+use super::insn::InveptScope;
+use super::l1d::L1dFlush;
+use super::msrs::MsrBitmap;
+use super::msrs::Syscall;
+use super::vmcs::Active;
+use super::vpid::Vpids;
+use crate::host::cpu;
+use crate::host::cpu::PerCpu;
+use crate::host::global::Global;
+use crate::host::task::IrqOff;
+use crate::pc::msr::index;
+use crate::uapi::errno;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+use kernel::prelude::*;
+
+const MSR_FEATURE_CONTROL: u32 = 0x3a;
+/// FEATURE_CONTROL cannot be written any more.
+const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
+/// FEATURE_CONTROL: VMXON works outside SMX.
+const FEATURE_CONTROL_VMX: u64 = 1 << 2;
+
+/// CPUID.1:ECX, VMX.
+const ECX_VMX: u32 = 1 << 5;
+
+fn not_supported() -> Error {
+    Error::from_errno(-errno::EOPNOTSUPP)
+}
+
+/// Whether this processor can run guests; the reason goes to the log if not.
+pub(super) fn probe() -> Result {
+    if cpu::cpuid(1, 0).ecx & ECX_VMX == 0 {
+        pr_err!("this processor does not have Intel VMX\n");
+        return Err(not_supported());
+    }
+    // The kernel switches VMX on and locks the register if the firmware has
+    // not; so what is off now has been switched off.
+    let control = cpu::rdmsr_safe(MSR_FEATURE_CONTROL).unwrap_or(0);
+    if control & FEATURE_CONTROL_LOCKED != 0 && control & FEATURE_CONTROL_VMX == 0 {
+        pr_err!("VMX is switched off by the firmware: enable it in the setup (VT-x, Intel Virtualization Technology)\n");
+        return Err(not_supported());
+    }
+    if !cpu::boot_cpu_has(cpu::Feature::VMX) {
+        pr_err!("the kernel has switched VMX off on this processor\n");
+        return Err(not_supported());
+    }
+    controls().map(drop)
+}
+
+/// What we use of this CPU's VMX.
+fn controls() -> Result<Controls> {
+    let capabilities = Capabilities::read(|msr| cpu::rdmsr_safe(msr).unwrap_or(0));
+    Controls::negotiate(&capabilities).map_err(|missing| {
+        pr_err!("this processor's VMX lacks: {}\n", missing);
+        not_supported()
+    })
+}
+
+/// What belongs to one CPU. Only that CPU writes it.
+struct State {
+    /// The VMCSs it holds.
+    active: Active,
+    /// VMX is on.
+    online: AtomicBool,
+    /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
+    /// and its node, for getcpu.
+    tsc_aux: AtomicU64,
+}
+
+// SAFETY: Atomic integers and pointers; all zero bytes are a value.
+unsafe impl Zeroable for State {}
+
+/// What all vCPUs share.
+pub(super) struct Shared {
+    states: PerCpu<State>,
+    /// The controls in use.
+    pub(super) controls: Controls,
+    /// Which MSRs exit.
+    pub(super) msr_bitmap: MsrBitmap,
+    /// Identifiers of address spaces.
+    pub(super) vpids: Vpids,
+    /// The host's registers of SYSCALL.
+    pub(super) syscall: Syscall,
+    /// How the first-level cache is kept from guests.
+    pub(super) l1d: L1dFlush,
+    /// Whether guests must not meet PEBS.
+    pub(super) has_pebs: bool,
+    has_tsc_aux: bool,
+}
+
+static SHARED: Global<Shared> = Global::new();
+
+/// What all vCPUs share, between [`init`] and [`exit`].
+#[inline]
+pub(super) fn shared() -> Option<&'static Shared> {
+    SHARED.get()
+}
+
+/// Makes what all vCPUs share.
+pub(super) fn init() -> Result {
+    SHARED.set(Shared {
+        states: PerCpu::new()?,
+        controls: controls()?,
+        msr_bitmap: MsrBitmap::new()?,
+        vpids: Vpids::new()?,
+        syscall: Syscall::read(),
+        l1d: L1dFlush::new()?,
+        has_pebs: host_state::has_pebs(),
+        has_tsc_aux: cpu::boot_cpu_has(cpu::Feature::RDTSCP)
+            || cpu::boot_cpu_has(cpu::Feature::RDPID),
+    })
+}
+
+/// Frees what [`init`] made.
+///
+/// # Safety
+///
+/// No CPU is online for us any more and no vCPU exists.
+pub(super) unsafe fn exit() {
+    // SAFETY: By the precondition.
+    unsafe { SHARED.clear() };
+}
+
+/// The VMCSs of this CPU.
+#[inline]
+pub(super) fn active(off: &IrqOff) -> Option<&Active> {
+    // The borrow of the token is the time it can be used.
+    Some(&shared()?.states.this(off).active)
+}
+
+/// Whether VMX is on, on this CPU.
+pub(super) fn is_online(off: &IrqOff) -> bool {
+    shared().is_some_and(|shared| shared.states.this(off).online.load(Ordering::Relaxed))
+}
+
+/// The host's TSC_AUX on this CPU.
+#[inline]
+pub(super) fn host_tsc_aux(off: &IrqOff) -> Option<u64> {
+    let shared = shared()?;
+    shared
+        .has_tsc_aux
+        .then(|| shared.states.this(off).tsc_aux.load(Ordering::Relaxed))
+}
+
+/// Takes this CPU into use.
+pub(super) fn online(off: &IrqOff) -> Result {
+    let shared = shared().ok_or(ENODEV)?;
+    // One VMCS is to run on every CPU.
+    if controls()? != shared.controls {
+        pr_err!(
+            "CPU {}: its VMX is not the same as the first one's\n",
+            cpu::current_cpu(off)
+        );
+        return Err(EIO);
+    }
+    let state = shared.states.this(off);
+    if shared.has_tsc_aux {
+        state
+            .tsc_aux
+            .store(cpu::rdmsr(index::TSC_AUX), Ordering::Relaxed);
+    }
+    // What an earlier use of VMX has left in the TLB.
+    insn::invept(InveptScope::All, 0);
+    if shared.controls.has_vpid() {
+        insn::invvpid_all();
+    }
+    state.online.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Takes this CPU out of use.
+pub(super) fn offline(off: &IrqOff) {
+    let Some(shared) = shared() else {
+        return;
+    };
+    let state = shared.states.this(off);
+    state.online.store(false, Ordering::Relaxed);
+    state.active.clear_all(off);
+}
+
+/// The machine goes down at once.
+pub(super) fn emergency() {
+    let off = IrqOff::new();
+    if let Some(active) = active(&off) {
+        active.emergency();
+    }
+}

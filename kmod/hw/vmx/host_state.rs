@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an exit has to find of the host (SDM vol. 3, 25.5 and 28.5), in one
+//! place with the reasons.
+//!
+//! | what | why | when it is written |
+//! |---|---|---|
+//! | CR0, selectors, SYSENTER_CS and _EIP, EFER, RIP | never change | once |
+//! | TR, GDTR, IDTR and GS base, SYSENTER_ESP | each CPU has its own | on another CPU |
+//! | CR3 | the thread's address space, and its PCID on this CPU, which another thread's run in between may have changed | load, if changed |
+//! | CR4 | changes with the thread (TSD, PCE) | load, if changed |
+//! | FS base | the thread's TLS | load, if changed |
+//! | RSP | how deep the thread is in its stack | the world switch, if changed |
+//!
+//! Some things an exit does not give back as they were, and `unload` does:
+//!
+//! - DS, ES, FS, GS and LDTR: VM entry refuses selectors of user mode, so the
+//!   fields are 0 and a selector the thread had is loaded again.
+//! - The limits of GDTR and TR: an exit sets them to 64 KiB and 0x67, which
+//!   opens the rest of the GDT's page to user mode and closes the I/O bitmap.
+//!   (That of IDTR does not matter: 256 vectors end below it.)
+//! - DEBUGCTL is 0 after an exit.
+//! - DR7 is 0x400 after an exit: `vm::debug` has the host's breakpoints, which
+//!   SVM needs as well.
+//!
+//! PERF_GLOBAL_CTRL is not switched: counters of the host run on in the guest,
+//! and their NMIs exit. PEBS must be off, for the processor would write its
+//! records to the guest's linear addresses.
+
+use super::field::host;
+use super::vmcs::Field;
+use crate::host::cpu;
+use crate::host::segments;
+use crate::host::segments::Selectors;
+use crate::host::task::IrqOff;
+use crate::pc::msr::index;
+
+const MSR_DEBUGCTL: u32 = 0x1d9;
+const MSR_PEBS_ENABLE: u32 = 0x3f1;
+const MSR_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_NO_PEBS: u64 = 1 << 12;
+
+/// CPUID.1:EDX, the debug store, of which PEBS is a part.
+const EDX_DEBUG_STORE: u32 = 1 << 21;
+
+/// Whether the processor has PEBS, which a run of the guest must not meet.
+pub(super) fn has_pebs() -> bool {
+    cpu::cpuid(1, 0).edx & EDX_DEBUG_STORE != 0
+        && cpu::rdmsr_safe(MSR_MISC_ENABLE).is_ok_and(|misc| misc & MISC_ENABLE_NO_PEBS == 0)
+        && cpu::rdmsr_safe(MSR_PEBS_ENABLE).is_ok()
+}
+
+/// What the host-state area holds of what changes, and what the thread gets
+/// back from `unload`.
+#[derive(Default)]
+pub(super) struct HostState {
+    cr3: u64,
+    cr4: u64,
+    fs_base: u64,
+    selectors: Selectors,
+    debugctl: u64,
+    has_pebs: bool,
+    pebs: u64,
+}
+
+extern "C" {
+    /// Where exits go: see `vmenter.S`.
+    fn iv_vmx_exit();
+}
+
+/// Writes a field of the host's.
+fn put<F: Field>(field: F, value: F::Value) {
+    // SAFETY: The VMCS is current (`HostState`'s methods say so), and the values
+    // are those of this host.
+    unsafe { super::insn::vmwrite(field.operand(), F::to_register(value)) };
+}
+
+impl HostState {
+    /// `has_pebs`: as [`has_pebs`] says.
+    pub(super) fn new(has_pebs: bool) -> Self {
+        Self {
+            has_pebs,
+            ..Self::default()
+        }
+    }
+
+    /// What never changes. The VMCS is current.
+    pub(super) fn set_up(&mut self, off: &IrqOff) {
+        put(host::CR0, cpu::host_cr0());
+        put(host::CS_SELECTOR, segments::KERNEL_CS);
+        put(host::SS_SELECTOR, segments::KERNEL_DS);
+        put(host::DS_SELECTOR, 0);
+        put(host::ES_SELECTOR, 0);
+        put(host::FS_SELECTOR, 0);
+        put(host::GS_SELECTOR, 0);
+        put(host::TR_SELECTOR, segments::KERNEL_TR);
+        put(host::SYSENTER_CS, cpu::rdmsr(index::SYSENTER_CS) as u32);
+        put(host::SYSENTER_EIP, cpu::rdmsr(index::SYSENTER_EIP));
+        put(host::EFER, cpu::rdmsr(index::EFER));
+        put(host::PAT, cpu::rdmsr(index::PAT));
+        put(host::RIP, iv_vmx_exit as usize as u64);
+        self.cr3 = cpu::host_cr3(off);
+        self.cr4 = cpu::host_cr4(off);
+        self.fs_base = segments::fs_base();
+        put(host::CR3, self.cr3);
+        put(host::CR4, self.cr4);
+        put(host::FS_BASE, self.fs_base);
+    }
+
+    /// What each CPU has its own of. The VMCS is current.
+    pub(super) fn moved(&self, off: &IrqOff) {
+        let tables = segments::tables(off);
+        put(host::GDTR_BASE, tables.gdt);
+        put(host::IDTR_BASE, tables.idt);
+        put(host::TR_BASE, tables.tss);
+        put(host::GS_BASE, cpu::rdmsr(index::GS_BASE));
+        put(host::SYSENTER_ESP, cpu::rdmsr(index::SYSENTER_ESP));
+    }
+
+    /// Before the first entry with interrupts off. The VMCS is current.
+    #[inline]
+    pub(super) fn load(&mut self, off: &IrqOff) {
+        let cr3 = cpu::host_cr3(off);
+        if self.cr3 != cr3 {
+            self.cr3 = cr3;
+            put(host::CR3, cr3);
+        }
+        let cr4 = cpu::host_cr4(off);
+        if self.cr4 != cr4 {
+            self.cr4 = cr4;
+            put(host::CR4, cr4);
+        }
+        let fs_base = segments::fs_base();
+        if self.fs_base != fs_base {
+            self.fs_base = fs_base;
+            put(host::FS_BASE, fs_base);
+        }
+        self.selectors = Selectors::read();
+        self.debugctl = cpu::rdmsr(MSR_DEBUGCTL);
+        if self.has_pebs {
+            self.pebs = cpu::rdmsr(MSR_PEBS_ENABLE);
+            if self.pebs != 0 {
+                // SAFETY: Records are not written until `unload`.
+                unsafe { cpu::wrmsr(MSR_PEBS_ENABLE, 0) };
+            }
+        }
+    }
+
+    /// After the last exit, before interrupts are on.
+    #[inline]
+    pub(super) fn unload(&mut self, off: &IrqOff) {
+        segments::restore_tables(off);
+        if !self.selectors.are_null() {
+            self.selectors.restore(off, self.fs_base);
+        }
+        if self.debugctl != 0 {
+            // SAFETY: The value is the host's own.
+            unsafe { cpu::wrmsr(MSR_DEBUGCTL, self.debugctl) };
+        }
+        if self.pebs != 0 {
+            // SAFETY: The value is the host's own.
+            unsafe { cpu::wrmsr(MSR_PEBS_ENABLE, self.pebs) };
+            self.pebs = 0;
+        }
+    }
+}

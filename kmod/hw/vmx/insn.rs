@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMX instructions outside the world switch (SDM vol. 3, chapter 31).
+//!
+//! Each goes on after a fault: when the kernel has switched VMX off to go down,
+//! they all raise #UD. Reads give 0 then, and the entry that follows fails.
+
+use crate::pc::addr::Hpa;
+use core::arch::asm;
+
+/// What INVEPT invalidates (SDM vol. 3, 31.3, INVEPT).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(super) enum InveptScope {
+    /// What was cached through one EPT pointer.
+    Single = 1,
+    /// What was cached through any.
+    All = 2,
+}
+
+/// VMREAD. The caller has made the VMCS current on this CPU, with interrupts
+/// off. 0 for a field that the processor does not have.
+#[inline]
+pub(super) fn vmread(field: u32) -> u64 {
+    let value: u64;
+    // EX_TYPE_DEFAULT: go on after the instruction.
+    // SAFETY: Reads the current VMCS, and writes only registers.
+    unsafe {
+        asm!(
+            "2: vmread {value}, {field}",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            field = in(reg) u64::from(field),
+            value = inout(reg) 0_u64 => value,
+            options(nostack),
+        );
+    }
+    value
+}
+
+/// VMWRITE. False when the processor has refused.
+///
+/// # Safety
+///
+/// The current VMCS is one of this module's, and with the value in it an exit
+/// still comes back to the host as it was left, and the guest reaches no memory
+/// of the host's.
+#[inline]
+pub(super) unsafe fn vmwrite(field: u32, value: u64) -> bool {
+    let refused: u8;
+    // SAFETY: By the precondition.
+    unsafe {
+        asm!(
+            "2: vmwrite {field}, {value}",
+            "3: setna {refused}",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            field = in(reg) u64::from(field),
+            value = in(reg) value,
+            refused = lateout(reg_byte) refused,
+            options(nostack),
+        );
+    }
+    refused == 0
+}
+
+/// VMPTRLD: makes the VMCS in `page` the current one of this CPU. False when
+/// the processor has refused.
+///
+/// # Safety
+///
+/// The page is a VMCS of this module with the revision identifier set, and it
+/// is active on no other CPU.
+#[inline]
+pub(super) unsafe fn vmptrld(page: Hpa) -> bool {
+    let refused: u8;
+    let pointer = page.0;
+    // SAFETY: By the precondition; the operand is a local variable.
+    unsafe {
+        asm!(
+            "stc",
+            "2: vmptrld [{pointer}]",
+            "3: setna {refused}",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            pointer = in(reg) &raw const pointer,
+            refused = lateout(reg_byte) refused,
+        );
+    }
+    refused == 0
+}
+
+/// VMCLEAR: writes everything the processor holds of the VMCS back to `page`,
+/// which is then active nowhere and has not been launched.
+///
+/// # Safety
+///
+/// The page is a VMCS of this module, active on this CPU or on none.
+#[inline]
+pub(super) unsafe fn vmclear(page: Hpa) {
+    let pointer = page.0;
+    // SAFETY: By the precondition; the operand is a local variable.
+    unsafe {
+        asm!(
+            "2: vmclear [{pointer}]",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            pointer = in(reg) &raw const pointer,
+        );
+    }
+}
+
+/// INVEPT on this CPU.
+#[inline]
+pub(super) fn invept(scope: InveptScope, ept_pointer: u64) {
+    let descriptor: [u64; 2] = [ept_pointer, 0];
+    // SAFETY: Forgetting translations only costs time; the operand is a local
+    // variable.
+    unsafe {
+        asm!(
+            "2: invept {scope}, [{descriptor}]",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            scope = in(reg) scope as u64,
+            descriptor = in(reg) descriptor.as_ptr(),
+        );
+    }
+}
+
+/// INVVPID for all identifiers, on this CPU.
+pub(super) fn invvpid_all() {
+    const ALL_CONTEXTS: u64 = 2;
+    let descriptor: [u64; 2] = [0, 0];
+    // SAFETY: As for `invept`.
+    unsafe {
+        asm!(
+            "2: invvpid {scope}, [{descriptor}]",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            scope = in(reg) ALL_CONTEXTS,
+            descriptor = in(reg) descriptor.as_ptr(),
+        );
+    }
+}
+
+/// Sets CR2, which VMX leaves to software.
+#[inline]
+pub(super) fn write_cr2(value: u64) {
+    // SAFETY: The host reads CR2 only after a page fault has set it.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nostack, nomem, preserves_flags)) };
+}
+
+/// CR2.
+#[inline]
+pub(super) fn read_cr2() -> u64 {
+    let value: u64;
+    // SAFETY: Reading a control register has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nostack, nomem, preserves_flags)) };
+    value
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs of the guest: which it reaches without an exit, and which this module
+//! switches by hand because entries and exits do not.
+//!
+//! Entries and exits switch FS_BASE, GS_BASE and the SYSENTER registers (guest
+//! and host state), and EFER by a control of their own. PAT is not switched:
+//! the extended page tables say that the guest's is ignored, so it is a value
+//! the guest reads back. The SYSCALL registers and KERNEL_GS_BASE are left to
+//! software (SDM vol. 3, 28.4). The host uses them when it enters or leaves user
+//! mode only, so they change once for a stay in the inner loop.
+
+use crate::host::cpu;
+use crate::host::page::HostPage;
+use crate::pc::addr::Hpa;
+use crate::pc::msr::index;
+use kernel::prelude::*;
+
+/// MSRs the guest reads and writes without an exit. A value that is not
+/// canonical faults in the guest itself.
+const PASSED_THROUGH: [u32; 6] = [
+    index::SYSENTER_CS,
+    index::SYSENTER_ESP,
+    index::SYSENTER_EIP,
+    index::FS_BASE,
+    index::GS_BASE,
+    index::KERNEL_GS_BASE,
+];
+
+/// The MSR bitmap of all guests: a set bit is an exit (SDM vol. 3, 25.6.9).
+pub(super) struct MsrBitmap(HostPage);
+
+/// Bytes for one kind of access to one range of MSRs.
+const PART: usize = 0x400;
+
+impl MsrBitmap {
+    /// Makes the bitmap.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new() -> Result<Self> {
+        let bitmap = Self(HostPage::new()?);
+        bitmap.0.fill(0xff);
+        for passed in PASSED_THROUGH {
+            bitmap.pass(passed).ok_or(EINVAL)?;
+        }
+        Ok(bitmap)
+    }
+
+    fn pass(&self, msr: u32) -> Option<()> {
+        // Reads of low MSRs, reads of high ones, then writes of either.
+        let (part, low) = match msr {
+            0..=0x1fff => (0, msr),
+            0xc000_0000..=0xc000_1fff => (1, msr - 0xc000_0000),
+            _ => return None,
+        };
+        for part in [part, part + 2] {
+            let offset = part * PART + (low / 8) as usize;
+            let byte: u8 = self.0.read(offset)?;
+            self.0.write(offset, byte & !(1 << (low % 8)))?;
+        }
+        Some(())
+    }
+
+    /// Physical address.
+    pub(super) fn hpa(&self) -> Hpa {
+        self.0.hpa()
+    }
+}
+
+/// The registers of SYSCALL.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Syscall {
+    /// Selectors.
+    pub(super) star: u64,
+    /// Target of 64-bit code.
+    pub(super) lstar: u64,
+    /// Target of compatibility mode, where SYSCALL is undefined: kept for the
+    /// guest, and never in the processor.
+    pub(super) cstar: u64,
+    /// Flags to clear.
+    pub(super) sfmask: u64,
+}
+
+impl Syscall {
+    /// Those of this CPU.
+    pub(super) fn read() -> Self {
+        Self {
+            star: cpu::rdmsr(index::STAR),
+            lstar: cpu::rdmsr(index::LSTAR),
+            cstar: 0,
+            sfmask: cpu::rdmsr(index::SFMASK),
+        }
+    }
+
+    /// Puts them into this CPU, which has `now`.
+    ///
+    /// # Safety
+    ///
+    /// The host's are back before it runs user code.
+    #[inline]
+    unsafe fn replace(&self, now: &Self) {
+        for (msr, value, old) in [
+            (index::STAR, self.star, now.star),
+            (index::LSTAR, self.lstar, now.lstar),
+            (index::SFMASK, self.sfmask, now.sfmask),
+        ] {
+            if value != old {
+                // SAFETY: By the precondition; the guest's values have been
+                // checked when it wrote them.
+                unsafe { cpu::wrmsr(msr, value) };
+            }
+        }
+    }
+}
+
+/// The MSRs of one guest that this module switches by hand, between
+/// [`SwitchedMsrs::load`] and [`SwitchedMsrs::unload`] with interrupts off.
+#[derive(Default)]
+pub(super) struct SwitchedMsrs {
+    /// What the guest has written, whether the processor has it or not.
+    pub(super) syscall: Syscall,
+    kernel_gs_base: u64,
+    /// TSC_AUX of the guest.
+    pub(super) tsc_aux: u64,
+    /// The guest can read it.
+    pub(super) switches_tsc_aux: bool,
+    /// SYSCALL can be executed, so its registers matter.
+    syscall_on: bool,
+    host_syscall: Syscall,
+    host_kernel_gs_base: u64,
+    host_tsc_aux: Option<u64>,
+    loaded: bool,
+    syscall_loaded: bool,
+}
+
+impl SwitchedMsrs {
+    /// `host`: the host's registers of SYSCALL, the same on every CPU.
+    pub(super) fn new(host: Syscall) -> Self {
+        Self {
+            host_syscall: host,
+            ..Self::default()
+        }
+    }
+
+    /// The processor gets the guest's. `host_tsc_aux`: the host's on this CPU,
+    /// if there is such a register.
+    #[inline]
+    pub(super) fn load(&mut self, host_tsc_aux: Option<u64>) {
+        self.loaded = true;
+        self.host_kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
+        if self.kernel_gs_base != self.host_kernel_gs_base {
+            // SAFETY: The host's is put back by `unload`; the kernel needs it
+            // only on its way to user mode.
+            unsafe { cpu::wrmsr(index::KERNEL_GS_BASE, self.kernel_gs_base) };
+        }
+        if self.syscall_on {
+            self.load_syscall();
+        }
+        if let (true, Some(host)) = (self.switches_tsc_aux, host_tsc_aux) {
+            if host != self.tsc_aux {
+                // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the
+                // host's back.
+                unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
+                self.host_tsc_aux = Some(host);
+            }
+        }
+    }
+
+    fn load_syscall(&mut self) {
+        self.syscall_loaded = true;
+        // SAFETY: `unload` puts the host's back.
+        unsafe { self.syscall.replace(&self.host_syscall) };
+    }
+
+    /// The host gets its own back.
+    #[inline]
+    pub(super) fn unload(&mut self) {
+        self.kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
+        if self.kernel_gs_base != self.host_kernel_gs_base {
+            // SAFETY: The value is the host's own.
+            unsafe { cpu::wrmsr(index::KERNEL_GS_BASE, self.host_kernel_gs_base) };
+        }
+        if self.syscall_loaded {
+            self.syscall_loaded = false;
+            // SAFETY: The values are the host's own.
+            unsafe { self.host_syscall.replace(&self.syscall) };
+        }
+        if let Some(host) = self.host_tsc_aux.take() {
+            // SAFETY: The value is the host's own.
+            unsafe { cpu::wrmsr(index::TSC_AUX, host) };
+        }
+        self.loaded = false;
+    }
+
+    /// EFER.SCE of the guest has changed.
+    pub(super) fn enable_syscall(&mut self, on: bool) {
+        self.syscall_on = on;
+        if on && self.loaded && !self.syscall_loaded {
+            self.load_syscall();
+        }
+    }
+
+    /// The guest's registers of SYSCALL are to be these.
+    pub(super) fn set_syscall(&mut self, new: Syscall) {
+        if self.syscall_loaded {
+            // SAFETY: `unload` puts the host's back.
+            unsafe { new.replace(&self.syscall) };
+        }
+        self.syscall = new;
+    }
+
+    /// KERNEL_GS_BASE of the guest.
+    pub(super) fn kernel_gs_base(&self) -> u64 {
+        if self.loaded {
+            cpu::rdmsr(index::KERNEL_GS_BASE)
+        } else {
+            self.kernel_gs_base
+        }
+    }
+
+    /// Sets KERNEL_GS_BASE of the guest. The value has been checked.
+    pub(super) fn set_kernel_gs_base(&mut self, value: u64) {
+        self.kernel_gs_base = value;
+        if self.loaded {
+            // SAFETY: As in `load`.
+            unsafe { cpu::wrmsr(index::KERNEL_GS_BASE, value) };
+        }
+    }
+}
