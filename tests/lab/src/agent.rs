@@ -6,6 +6,7 @@
 //!
 //! What to do is in [`CONFIG`], a file of the initramfs.
 
+use crate::emulator::{End, Sharing};
 use crate::wire::{self, Kind};
 use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
@@ -13,6 +14,7 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::mount::{mount, MsFlags};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::pty::openpty;
+use nix::sys::reboot::RebootMode;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{read, write, Pid};
 use std::collections::VecDeque;
@@ -38,14 +40,16 @@ pub const BIN: &str = "/lab/bin";
 const STDIN_LIMIT: usize = 1 << 20;
 
 /// What the agent is to do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The device to report on.
     pub port: String,
     /// Modules to load, in order: path and parameters.
     pub modules: Vec<(String, String)>,
-    /// Whether there is a directory to mount.
-    pub share: bool,
+    /// How to come by the shared directory, if there is one.
+    pub share: Option<Sharing>,
+    /// How to end the machine.
+    pub end: End,
     /// Whether the command gets a terminal.
     pub terminal: bool,
     /// Seconds to let the kernel come to rest before the command runs.
@@ -67,7 +71,17 @@ impl Config {
         for (path, parameters) in &self.modules {
             put("module", format!("{path} {parameters}").as_bytes());
         }
-        put("share", if self.share { b"1" } else { b"0" });
+        let share: &[u8] = match self.share {
+            None => b"",
+            Some(Sharing::Virtiofs) => b"virtiofs",
+            Some(Sharing::Copy) => b"copy",
+        };
+        put("share", share);
+        let end: &[u8] = match self.end {
+            End::Reset => b"reset",
+            End::PowerOff => b"power-off",
+        };
+        put("end", end);
         put("terminal", if self.terminal { b"1" } else { b"0" });
         put("settle", self.settle.to_string().as_bytes());
         for word in &self.command {
@@ -77,7 +91,15 @@ impl Config {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut config = Self::default();
+        let mut config = Self {
+            port: String::new(),
+            modules: Vec::new(),
+            share: None,
+            end: End::Reset,
+            terminal: false,
+            settle: 0,
+            command: Vec::new(),
+        };
         for field in bytes.split(|byte| *byte == 0).filter(|f| !f.is_empty()) {
             let at = field
                 .iter()
@@ -92,7 +114,21 @@ impl Config {
                     let (path, parameters) = text.split_once(' ').unwrap_or((&text, ""));
                     config.modules.push((path.into(), parameters.into()));
                 }
-                b"share" => config.share = value == b"1",
+                b"share" => {
+                    config.share = match value {
+                        b"" => None,
+                        b"virtiofs" => Some(Sharing::Virtiofs),
+                        b"copy" => Some(Sharing::Copy),
+                        _ => bail!("unknown way to share: {}", text()),
+                    }
+                }
+                b"end" => {
+                    config.end = match value {
+                        b"reset" => End::Reset,
+                        b"power-off" => End::PowerOff,
+                        _ => bail!("unknown end: {}", text()),
+                    }
+                }
                 b"terminal" => config.terminal = value == b"1",
                 b"settle" => config.settle = text().parse()?,
                 b"command" => config.command.push(OsString::from_vec(value.to_vec())),
@@ -109,24 +145,31 @@ pub fn main() -> ! {
         eprintln!("lab-agent is the first process of the host under test, not a command");
         std::process::exit(2);
     }
-    if let Err(error) = live() {
+    // A reset ends every emulator, if not as cleanly.
+    let mut end = End::Reset;
+    if let Err(error) = live(&mut end) {
         // Nobody listens on the port: the console is all there is.
         eprintln!("lab-agent: {error:#}");
     }
     nix::unistd::sync();
-    // The emulator takes a reset for the end.
-    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
-    unreachable!("the kernel resets the machine");
+    let _ = nix::sys::reboot::reboot(match end {
+        End::Reset => RebootMode::RB_AUTOBOOT,
+        End::PowerOff => RebootMode::RB_POWER_OFF,
+    });
+    unreachable!("the kernel ends the machine");
 }
 
-fn live() -> Result<()> {
+fn live(end: &mut End) -> Result<()> {
     mounts()?;
     let config = Config::decode(&fs::read(CONFIG).context(CONFIG)?)?;
+    *end = config.end;
     let mut port = open_port(&config.port)?;
     match work(&config, &mut port) {
         Ok(status) => wire::send(&mut port, Kind::Exit, &status.to_le_bytes())?,
         Err(error) => wire::send(&mut port, Kind::Failed, format!("{error:#}").as_bytes())?,
     }
+    // What a serial line has not sent by then is lost; other ports keep nothing.
+    let _ = nix::sys::termios::tcdrain(&port);
     Ok(())
 }
 
@@ -171,9 +214,12 @@ fn open_port(path: &str) -> Result<File> {
 
 /// A serial line must pass bytes as they are; other ports do anyway.
 fn raw(port: &File) -> Result<()> {
-    use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
+    use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, ControlFlags, SetArg};
     if let Ok(mut settings) = tcgetattr(port) {
         cfmakeraw(&mut settings);
+        // As fast as it can; `cfsetspeed` cannot be linked statically.
+        let others = settings.control_flags.bits() & !libc::CBAUD;
+        settings.control_flags = ControlFlags::from_bits_retain(others | libc::B115200);
         tcsetattr(port, SetArg::TCSANOW, &settings)?;
     }
     Ok(())
@@ -183,16 +229,8 @@ fn work(config: &Config, port: &mut File) -> Result<u32> {
     for (path, parameters) in &config.modules {
         load(path, parameters).with_context(|| format!("cannot load {path}"))?;
     }
-    if config.share {
-        fs::create_dir_all(SHARE)?;
-        mount(
-            Some(SHARE_TAG),
-            SHARE,
-            Some("virtiofs"),
-            MsFlags::MS_RDONLY,
-            None::<&str>,
-        )
-        .context("cannot mount the shared directory")?;
+    if let Some(sharing) = config.share {
+        mount_share(sharing).context("cannot mount the shared directory")?;
     }
     std::thread::sleep(Duration::from_secs(config.settle));
     let status = run(config, port)?;
@@ -201,6 +239,27 @@ fn work(config: &Config, port: &mut File) -> Result<u32> {
         unload(path).with_context(|| format!("after the command, cannot unload {path}"))?;
     }
     Ok(status)
+}
+
+/// The shared directory, read-only however it comes.
+fn mount_share(sharing: Sharing) -> Result<()> {
+    let none = None::<&str>;
+    fs::create_dir_all(SHARE)?;
+    match sharing {
+        Sharing::Virtiofs => mount(
+            Some(SHARE_TAG),
+            SHARE,
+            Some("virtiofs"),
+            MsFlags::MS_RDONLY,
+            none,
+        )?,
+        Sharing::Copy => {
+            mount(Some(SHARE), SHARE, none, MsFlags::MS_BIND, none)?;
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, SHARE, none, flags, none)?;
+        }
+    }
+    Ok(())
 }
 
 fn load(path: &str, parameters: &str) -> Result<()> {
@@ -250,7 +309,7 @@ fn run(config: &Config, port: &mut File) -> Result<u32> {
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    command.current_dir(if config.share { SHARE } else { "/" });
+    command.current_dir(if config.share.is_some() { SHARE } else { "/" });
     command.env_clear();
     command.env("PATH", format!("{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"));
     command.envs([("HOME", "/"), ("TERM", "linux"), ("PS1", "host# ")]);
@@ -552,7 +611,8 @@ mod tests {
                 ("/a/kvm.ko".into(), "x=1 y=2".into()),
                 ("/b.ko".into(), String::new()),
             ],
-            share: true,
+            share: Some(Sharing::Copy),
+            end: End::PowerOff,
             terminal: false,
             settle: 3,
             command: vec!["sh".into(), "-c".into(), "echo 'a=b'".into(), "".into()],

@@ -31,16 +31,16 @@ const BUDGET: [(&str, u32, u32); 9] = [
 ];
 
 /// Measures and prints the table; the exit status for the lab.
-pub fn bench(place: &Place, vendor: Vendor) -> Result<i32> {
+pub fn bench(place: &Place, vendor: Vendor, model: Option<&str>) -> Result<i32> {
     let platform = setup(place)?;
     let builder = Builder::new(place, &platform)?;
     builder.all(Module::Lenient, Programs::Strict)?;
     let measure = |kvm| {
         let spec = HostSpec {
-            vendor,
+            model: model.map(str::to_owned),
             cpus: 1,
             count: true,
-            ..HostSpec::new(kvm)
+            ..HostSpec::new(vendor, kvm)
         };
         let job = Job {
             command: vec!["exit-bench".into()],

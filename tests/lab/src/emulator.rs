@@ -43,6 +43,8 @@ impl Vendor {
 /// A machine to be emulated.
 pub struct Machine<'a> {
     pub platform: &'a Platform,
+    /// The processor's model, by the emulator's name for it.
+    pub model: Option<&'a str>,
     pub cpus: u32,
     pub memory_mib: u32,
     /// Whether the TSC counts instructions instead of time.
@@ -53,7 +55,7 @@ pub struct Machine<'a> {
     /// A folder of this run; `initrd` in it is the initramfs, `console` in it
     /// becomes what the machine's console says.
     pub run: &'a Path,
-    /// A directory for the machine to read.
+    /// A directory for the machine to read, unless it is in the initramfs.
     pub share: Option<&'a Path>,
 }
 
@@ -76,6 +78,22 @@ impl Drop for Running {
     }
 }
 
+/// How a machine ends itself so that its emulator ends too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Reset,
+    PowerOff,
+}
+
+/// How a machine comes to see the shared directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// It is mounted from outside.
+    Virtiofs,
+    /// A copy of it is in the initramfs.
+    Copy,
+}
+
 /// Something that can run a [`Machine`].
 pub trait Emulator: Sync {
     /// The device of the host under test through which the agent reports.
@@ -83,6 +101,21 @@ pub trait Emulator: Sync {
 
     /// Kernel parameters that the emulated machine wants.
     fn append(&self) -> &'static str;
+
+    /// How the machine is to end itself.
+    fn end(&self) -> End;
+
+    fn sharing(&self) -> Sharing;
+
+    /// The machine's memory when nobody says how much.
+    fn default_memory_mib(&self) -> u32;
+
+    /// Refuses what the emulator cannot do.
+    fn check(&self, model: Option<&str>, memory_mib: u32) -> Result<()>;
+
+    /// Why the emulator itself has given up, from what it left in the folder
+    /// `run`; `None` if it has not.
+    fn failure(&self, run: &Path) -> Option<String>;
 
     /// Starts the machine.
     fn start(&self, machine: &Machine) -> Result<Running>;

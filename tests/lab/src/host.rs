@@ -3,9 +3,9 @@
 //! One run of a host under test: boot, load the module, run a command, look at
 //! what the kernel said.
 
-use crate::agent::{Config, CONFIG};
+use crate::agent::{Config, CONFIG, SHARE};
 use crate::build::Builder;
-use crate::emulator::{Machine, Running, Vendor};
+use crate::emulator::{Emulator, Machine, Running, Sharing, Vendor};
 use crate::image::{self, Archive};
 use crate::inside::tail;
 use crate::klog;
@@ -16,7 +16,7 @@ use crate::wire::{self, Frame, Kind};
 use anyhow::{bail, Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
@@ -38,6 +38,8 @@ pub enum Kvm {
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     pub vendor: Vendor,
+    /// The processor's model, if not the usual one.
+    pub model: Option<String>,
     pub kvm: Kvm,
     /// Parameters for the module.
     pub parameters: String,
@@ -51,17 +53,28 @@ pub struct HostSpec {
 }
 
 impl HostSpec {
-    pub fn new(kvm: Kvm) -> Self {
+    pub fn new(vendor: Vendor, kvm: Kvm) -> Self {
         Self {
-            vendor: Vendor::Svm,
+            vendor,
+            model: None,
             kvm,
             parameters: String::new(),
             cpus: 2,
-            memory_mib: 2048,
+            memory_mib: vendor.emulator().default_memory_mib(),
             count: false,
             share: None,
             append: String::new(),
         }
+    }
+
+    /// Refuses what cannot be, before anything is built for it.
+    pub fn check(&self) -> Result<()> {
+        if self.count && self.cpus != 1 {
+            bail!("counting mode has one CPU");
+        }
+        self.vendor
+            .emulator()
+            .check(self.model.as_deref(), self.memory_mib)
     }
 }
 
@@ -167,9 +180,7 @@ impl<'a> Prepared<'a> {
         builder: &Builder,
         spec: &'a HostSpec,
     ) -> Result<Self> {
-        if spec.count && spec.cpus != 1 {
-            bail!("counting mode has one CPU");
-        }
+        spec.check()?;
         let lock = crate::place::lock(&platform.dir.join("images.lock"))?;
         let platform_piece = image::platform_piece(platform)?;
         drop(lock);
@@ -211,28 +222,41 @@ impl<'a> Prepared<'a> {
     pub fn run(self, job: &Job, sink: &mut dyn Sink) -> Result<Outcome> {
         let spec = self.spec;
         let emulator = spec.vendor.emulator();
+        let sharing = spec
+            .share
+            .as_deref()
+            .map(|share| (emulator.sharing(), share));
         let config = Config {
             port: emulator.port().into(),
             modules: self.modules,
-            share: spec.share.is_some(),
+            share: sharing.map(|(sharing, _)| sharing),
+            end: emulator.end(),
             terminal: job.input == Input::Terminal,
             settle: if spec.count { 5 } else { 0 },
             command: job.command.clone(),
         };
         let run = &self.run.0;
-        let mut initrd = File::options().append(true).open(run.join("initrd"))?;
-        let mut archive = Archive::new(Vec::new());
+        let initrd = File::options().append(true).open(run.join("initrd"))?;
+        let mut archive = Archive::new(BufWriter::new(initrd));
         archive.file(CONFIG, &config.encode())?;
-        initrd.write_all(&archive.finish()?)?;
-        drop(initrd);
+        let mut mounted = None;
+        match sharing {
+            Some((Sharing::Virtiofs, share)) => mounted = Some(share),
+            Some((Sharing::Copy, share)) => archive
+                .tree(SHARE, share)
+                .with_context(|| format!("cannot share {}", share.display()))?,
+            None => {}
+        }
+        archive.finish()?.flush()?;
         // An oops ends the machine at once; warnings are seen on the console.
         let append = format!(
-            "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off {} {}",
+            "console=ttyS0,115200 loglevel=5 oops=panic panic=-1 mitigations=off {} {}",
             emulator.append(),
             spec.append
         );
         let machine = Machine {
             platform: self.platform,
+            model: spec.model.as_deref(),
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             count: spec.count,
@@ -241,11 +265,13 @@ impl<'a> Prepared<'a> {
                 .join("vmlinuz"),
             append,
             run,
-            share: spec.share.as_deref(),
+            share: mounted,
         };
         let running = emulator.start(&machine)?;
         Session {
             running,
+            emulator,
+            run: run.clone(),
             console: run.join("console"),
             start: Instant::now(),
             limit: job.limit,
@@ -302,6 +328,9 @@ enum Event {
 /// Attends to a machine until it has ended.
 struct Session {
     running: Running,
+    emulator: &'static dyn Emulator,
+    /// The run's folder.
+    run: PathBuf,
     console: PathBuf,
     start: Instant,
     limit: Option<Duration>,
@@ -325,8 +354,16 @@ impl Session {
         let mut status = None;
         let mut problem = self.until_exit(job, sink, &sender, &events, &mut status)?;
         drop(raw);
-        if problem.is_none() && !self.ends()? {
-            problem = Some(Problem::Broken("does not end after the command".into()));
+        if matches!(problem, None | Some(Problem::Broken(_))) {
+            if !self.ends()? && problem.is_none() {
+                problem = Some(Problem::Broken("does not end after the command".into()));
+            }
+            if let Some(why) = self.emulator.failure(&self.run) {
+                problem = Some(Problem::Broken(match problem {
+                    Some(problem) => format!("{problem}\n{why}"),
+                    None => why,
+                }));
+            }
         }
         drop(self.running);
         let console = read_console(&self.console);

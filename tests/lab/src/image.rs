@@ -97,6 +97,35 @@ impl<W: Write> Archive<W> {
         self.entry(path, 0o120_777, target.as_bytes())
     }
 
+    /// Adds the directory `from` and all in it as `path`. What is neither file,
+    /// directory nor symbolic link is left out.
+    pub fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::PermissionsExt;
+        self.dir(path)?;
+        let mut entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name();
+            let name = name
+                .to_str()
+                .with_context(|| format!("{name:?} is no UTF-8"))?;
+            let path = format!("{path}/{name}");
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                self.tree(&path, &entry.path())?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(entry.path())?;
+                self.entry(&path, 0o120_777, target.as_os_str().as_bytes())?;
+            } else if kind.is_file() {
+                let mode = entry.metadata()?.permissions().mode() & 0o7777;
+                let content = fs::read(entry.path()).with_context(|| path.clone())?;
+                self.entry(&path, 0o100_000 | mode, &content)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn finish(mut self) -> Result<W> {
         cpio::newc::trailer(&mut self.out)?;
         Ok(self.out)

@@ -42,6 +42,9 @@ enum Command {
     Bench {
         #[arg(long, value_enum, default_value = "svm")]
         vendor: Vendor,
+        /// The model of its processor, by Bochs' name for it (vmx only)
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
     },
 }
 
@@ -51,19 +54,24 @@ struct Host {
     /// The kind of hardware virtualization it has
     #[arg(long, value_enum, default_value = "svm")]
     vendor: Vendor,
+    /// The model of its processor, by Bochs' name for it, as in
+    /// corei7_skylake_x (vmx only) [default: corei7_ivy_bridge_3770k]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
     /// Whose /dev/kvm it has
     #[arg(long, value_enum, default_value = "ours")]
     kvm: Kvm,
     /// Its number of CPUs [default: 2]
     #[arg(long)]
     cpus: Option<u32>,
-    /// Its memory, as in 2G or 512M
-    #[arg(long, default_value = "2G", value_parser = table::megabytes)]
-    mem: u32,
-    /// Counting mode: the TSC counts instructions (one CPU)
+    /// Its memory, as in 2G or 512M [default: 2G, with vmx 1G; vmx has no more than 2G]
+    #[arg(long, value_parser = table::megabytes)]
+    mem: Option<u32>,
+    /// Counting mode: the TSC counts instructions (one CPU). With vmx it always does;
+    /// then this only lets the host come to rest first
     #[arg(long)]
     count: bool,
-    /// A directory for it to read, as the working directory
+    /// A directory for it to read, as the working directory (with vmx a copy in its memory)
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
     /// Parameters for the module, as in "a=1 b=2"
@@ -82,15 +90,16 @@ struct Host {
 
 impl Host {
     fn spec(&self) -> HostSpec {
+        let usual = HostSpec::new(self.vendor, self.kvm);
         HostSpec {
-            vendor: self.vendor,
-            kvm: self.kvm,
+            model: self.model.clone(),
             parameters: self.module_args.clone(),
             cpus: self.cpus.unwrap_or(if self.count { 1 } else { 2 }),
-            memory_mib: self.mem,
+            memory_mib: self.mem.unwrap_or(usual.memory_mib),
             count: self.count,
             share: self.share.clone(),
             append: self.append.clone(),
+            ..usual
         }
     }
 
@@ -195,7 +204,7 @@ fn dispatch(command: Command) -> Result<i32> {
             on_host(&place, &host, &job)
         }
         Command::Test { filter } => test::all(&place, filter.as_deref()),
-        Command::Bench { vendor } => bench::bench(&place, vendor),
+        Command::Bench { vendor, model } => bench::bench(&place, vendor, model.as_deref()),
     }
 }
 
@@ -210,8 +219,9 @@ fn announce(what: &str) -> Input {
 
 /// Builds, boots, runs `job`; the exit status for the lab.
 fn on_host(place: &Place, host: &Host, job: &Job) -> Result<i32> {
-    let platform = setup::setup(place)?;
     let spec = host.spec();
+    spec.check()?;
+    let platform = setup::setup(place)?;
     let builder = if host.no_build {
         Builder::without_copying(place, &platform)?
     } else {

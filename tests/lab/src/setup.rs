@@ -100,6 +100,10 @@ pub fn setup(place: &Place) -> Result<Platform> {
             .unwrap_or_else(|_| Err(anyhow!("a stage panicked")));
         tree.and(packages)
     })?;
+    let decompressor = "zstd";
+    stages.stage("zstd", decompressor, "installing zstd", || {
+        stages.install(&[decompressor])
+    })?;
     Ok(Platform { dir, release })
 }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Row {
     pub name: String,
     pub vendor: Vendor,
+    /// The processor's model, if not the usual one.
+    pub model: Option<String>,
     pub cpus: u32,
     pub memory_mib: u32,
     pub kvm: Kvm,
@@ -52,9 +54,14 @@ fn parse_row(line: &str) -> Result<Row> {
     };
     let (name, vendor, cpus) = (column()?, column()?, column()?);
     let (memory, kvm, limit) = (column()?, column()?, column()?);
+    let (vendor, model) = match vendor.split_once(':') {
+        Some((vendor, model)) => (vendor, Some(model.to_owned())),
+        None => (vendor, None),
+    };
     Ok(Row {
         name: name.to_owned(),
         vendor: Vendor::from_str(vendor, false).map_err(anyhow::Error::msg)?,
+        model,
         cpus: cpus.parse().context("CPUs")?,
         memory_mib: megabytes(memory).map_err(anyhow::Error::msg)?,
         kvm: Kvm::from_str(kvm, false).map_err(anyhow::Error::msg)?,
@@ -209,6 +216,7 @@ mod tests {
             [Row {
                 name: "a".into(),
                 vendor: Vendor::Svm,
+                model: None,
                 cpus: 2,
                 memory_mib: 1024,
                 kvm: Kvm::Ours,
@@ -216,6 +224,9 @@ mod tests {
                 command: "test -c /dev/kvm".into(),
             }]
         );
+        let rows = parse("a vmx:corei7_skylake_x 2 1G ours 60 true").unwrap();
+        assert_eq!(rows[0].vendor, Vendor::Vmx);
+        assert_eq!(rows[0].model.as_deref(), Some("corei7_skylake_x"));
         assert!(parse("a svm 2 1G ours").is_err());
         assert!(parse("a power 2 1G ours 60 true").is_err());
         assert!(parse("a svm 1 1G ours 60 x\na svm 1 1G ours 60 y").is_err());
@@ -223,7 +234,14 @@ mod tests {
 
     #[test]
     fn the_table_itself_is_sound() {
-        assert!(!parse(include_str!("../tests.table")).unwrap().is_empty());
+        let rows = parse(include_str!("../tests.table")).unwrap();
+        assert!(!rows.is_empty());
+        for row in rows {
+            let emulator = row.vendor.emulator();
+            emulator
+                .check(row.model.as_deref(), row.memory_mib)
+                .unwrap();
+        }
     }
 
     #[test]

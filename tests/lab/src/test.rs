@@ -142,10 +142,10 @@ fn one(
     row: &Row,
 ) -> Result<(bool, Tally, String)> {
     let spec = HostSpec {
-        vendor: row.vendor,
+        model: row.model.clone(),
         cpus: row.cpus,
         memory_mib: row.memory_mib,
-        ..HostSpec::new(row.kvm)
+        ..HostSpec::new(row.vendor, row.kvm)
     };
     let job = Job {
         command: vec!["sh".into(), "-c".into(), row.command.clone().into()],

@@ -2,7 +2,7 @@
 
 //! QEMU's TCG, for SVM.
 
-use super::{Emulator, Machine, Running};
+use super::{Emulator, End, Machine, Running, Sharing};
 use anyhow::{bail, Context, Result};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -27,6 +27,31 @@ impl Emulator for Qemu {
     fn append(&self) -> &'static str {
         // The host under test must never take a hypervisor below for its own.
         "no-kvmapf"
+    }
+
+    fn end(&self) -> End {
+        End::Reset
+    }
+
+    fn sharing(&self) -> Sharing {
+        Sharing::Virtiofs
+    }
+
+    fn default_memory_mib(&self) -> u32 {
+        2048
+    }
+
+    fn check(&self, model: Option<&str>, _memory_mib: u32) -> Result<()> {
+        if let Some(model) = model {
+            bail!(
+                "--model {model}: only machines in Bochs (--vendor vmx) have a choice of processor"
+            );
+        }
+        Ok(())
+    }
+
+    fn failure(&self, _run: &Path) -> Option<String> {
+        None
     }
 
     fn start(&self, machine: &Machine) -> Result<Running> {
