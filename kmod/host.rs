@@ -19,6 +19,7 @@ pub mod mutex;
 pub mod page;
 pub mod page_box;
 pub mod params;
+pub mod segments;
 pub mod sync;
 pub mod task;
 pub mod time;

@@ -10,6 +10,7 @@
 pub mod exit;
 pub mod nested;
 pub mod svm;
+pub mod vmx;
 
 pub use self::exit::Event;
 pub use self::exit::Exit;
@@ -19,6 +20,7 @@ pub use self::exit::RegisterAccess;
 
 use crate::host::cpu::CpuHooks;
 use crate::host::task::IrqOff;
+use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
@@ -108,6 +110,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// INIT: the state of a processor after RESET, but for MSRs.
     fn init(&mut self);
 
+    /// Before interrupts are turned off for [`Vendor::load`] on this CPU: what
+    /// another CPU has of the vCPU is given up.
+    #[inline]
+    fn prepare(&mut self, _pinned: &PreemptOff) {}
+
     /// Before the first entry after interrupts were on: makes this CPU the one
     /// that runs the vCPU. `moved`: the last entry was on another.
     fn load(&mut self, off: &IrqOff, moved: bool);
@@ -115,6 +122,12 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// After the last entry before interrupts are on: gives this CPU back what
     /// [`Vendor::load`] has taken for the guest.
     fn unload(&mut self, off: &IrqOff);
+
+    /// After [`Vendor::unload`], when all of this CPU is the host's again: has
+    /// the host take the interrupt that ended the guest's run, if the exit has
+    /// acknowledged it.
+    #[inline]
+    fn take_host_interrupt(&mut self, _off: &IrqOff) {}
 
     /// The guest can read TSC_AUX (RDTSCP, RDPID): it is to be the guest's own.
     fn switch_tsc_aux(&mut self, on: bool);
@@ -229,4 +242,7 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Intercepts the exceptions whose bits are set, beyond those always taken.
     fn set_exception_intercepts(&mut self, vectors: u32);
+
+    /// Writes what the processor has refused to enter to the kernel log.
+    fn dump(&self, _regs: &Registers) {}
 }

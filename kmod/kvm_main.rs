@@ -10,9 +10,12 @@
 // where `pub` is their interface.
 #![allow(unreachable_pub)]
 
+use crate::host::cpu::Extension;
 use crate::host::cpu::Virtualization;
 use crate::host::file::Device;
 use crate::hw::svm::Svm;
+use crate::hw::vmx;
+use crate::hw::vmx::Vmx;
 use crate::hw::Vendor;
 use core::marker::PhantomData;
 use kernel::prelude::*;
@@ -87,14 +90,22 @@ impl<V: Vendor> Running<V> {
     }
 }
 
-struct KvmModule {
-    _svm: Running<Svm>,
+/// The module on the processors it has found. The vendor is chosen here, once.
+#[expect(dead_code, reason = "held, not used")]
+enum KvmModule {
+    Svm(Running<Svm>),
+    /// Extended page tables have accessed and dirty flags.
+    Vmx(Running<Vmx<true>>),
+    /// They have not.
+    OldVmx(Running<Vmx<false>>),
 }
 
 impl kernel::Module for KvmModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self {
-            _svm: Running::start()?,
-        })
+        match Extension::of_this_cpu() {
+            Extension::Svm => Running::start().map(Self::Svm),
+            Extension::Vmx if vmx::has_accessed_dirty() => Running::start().map(Self::Vmx),
+            Extension::Vmx => Running::start().map(Self::OldVmx),
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! on; where that matters they take a [`Pinned`] token.
 
 mod features;
+mod handover;
 mod ipi;
 mod mitigation;
 mod msr;
@@ -17,13 +18,17 @@ pub use features::boot_cpu_has;
 pub use features::cpuid;
 pub use features::host_physical_bits;
 pub use features::Feature;
+pub use handover::take_interrupt;
+pub use handover::take_nmi;
 pub use ipi::send_reschedule;
 #[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub use ipi::{kick_many, run_on, CpuMask};
 pub use mitigation::another_guest;
 pub use mitigation::flush_l1d;
 pub use mitigation::guest_has_run;
+pub use mitigation::l1tf_policy;
 pub use mitigation::prediction_command;
+pub use mitigation::L1tf;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
 #[allow(unused_imports, reason = "VMX switches MSRs that always exist")]

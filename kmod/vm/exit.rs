@@ -179,6 +179,9 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn entry_failed(&mut self, reason: u64) -> Step {
+        if self.vm.settings.first_refusal() {
+            self.hw.dump(&self.regs);
+        }
         self.run.set_exit(
             uapi::KVM_EXIT_FAIL_ENTRY,
             uapi::kvm_run_fail_entry {

@@ -15,6 +15,7 @@ pub struct Settings {
 const TRIPLE_FAULT_EVENT: u64 = 1 << 0;
 const X2APIC_32BIT_IDS: u64 = 1 << 1;
 const X2APIC_NO_BROADCAST: u64 = 1 << 2;
+const REFUSED: u64 = 1 << 3;
 
 impl Settings {
     fn has(&self, bit: u64) -> bool {
@@ -27,6 +28,12 @@ impl Settings {
         } else {
             self.bits.fetch_and(!bit, Ordering::Relaxed);
         }
+    }
+
+    /// The processor has refused to enter a vCPU of the VM. True the first
+    /// time: the kernel log is told once.
+    pub fn first_refusal(&self) -> bool {
+        self.bits.fetch_or(REFUSED, Ordering::Relaxed) & REFUSED == 0
     }
 
     /// KVM_CAP_X86_TRIPLE_FAULT_EVENT: a pending triple fault is part of

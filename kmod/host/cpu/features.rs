@@ -109,6 +109,8 @@ features! {
     RSB_VMEXIT = X86_FEATURE_RSB_VMEXIT,
     /// Access to supervisor mode pages by user instructions is policed: SMAP.
     SMAP = X86_FEATURE_SMAP,
+    /// FLUSH_CMD MSR.
+    FLUSH_L1D = X86_FEATURE_FLUSH_L1D,
     /// Memory encryption of the host (SME).
     SME = X86_FEATURE_SME,
 }

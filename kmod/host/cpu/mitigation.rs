@@ -38,3 +38,26 @@ pub fn another_guest(_off: &IrqOff) {
     // SAFETY: A barrier only costs time.
     unsafe { bindings::iv_another_guest() };
 }
+
+/// When the first-level data cache is flushed before a guest runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum L1tf {
+    /// The processor does not need it, or the kernel was told not to.
+    Never,
+    /// When the host has run other code than the loop around the guest.
+    Conditional,
+    /// Each time.
+    Always,
+}
+
+/// What the kernel's policy is for this processor; the kernel shows it to the
+/// user as ours from now on.
+pub fn l1tf_policy() -> L1tf {
+    // SAFETY: Reads variables of the kernel that are set at boot, and sets the
+    // one that is the hypervisor's.
+    match unsafe { bindings::iv_l1tf_policy() } {
+        0 => L1tf::Never,
+        1 => L1tf::Conditional,
+        _ => L1tf::Always,
+    }
+}

@@ -12,6 +12,7 @@
 //! or with one CPU left.
 
 use super::bindings;
+use super::cpuid;
 use super::raw_current_cpu;
 use super::MAX_CPUS;
 use crate::host::task::IrqOff;
@@ -25,17 +26,29 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 
+/// CPUID.0:EBX of Intel's processors: "Genu".
+const VENDOR_INTEL: u32 = u32::from_le_bytes(*b"Genu");
+
 /// A processor extension that runs guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// AMD secure virtual machine.
     Svm,
     /// Intel virtual machine extensions.
-    #[allow(dead_code, reason = "for the VMX vendor")]
     Vmx,
 }
 
 impl Extension {
+    /// The one to look for: by the maker of the processor, for one may have
+    /// neither.
+    pub fn of_this_cpu() -> Self {
+        if cpuid(0, 0).ebx == VENDOR_INTEL {
+            Self::Vmx
+        } else {
+            Self::Svm
+        }
+    }
+
     const fn feature(self) -> c_int {
         match self {
             Self::Svm => bindings::X86_FEATURE_SVM as c_int,

@@ -5,11 +5,13 @@
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
 #include <trace/events/ipi.h>
+#include <asm/entry-common.h>
 #include <asm/msr.h>
 #include <asm/mmu_context.h>
 #include <asm/tlbflush.h>
 #include <asm/tsc.h>
 #include <asm/virt.h>
+#include <asm/vmx.h>
 
 #include "shim.h"
 
@@ -111,4 +113,41 @@ void iv_another_guest(void)
 {
 	if (static_branch_unlikely(&switch_vcpu_ibpb))
 		indirect_branch_prediction_barrier();
+}
+
+/* An external interrupt or NMI that an exit of VMX has acknowledged. */
+void iv_take_interrupt(unsigned int vector)
+{
+	x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector);
+}
+
+void iv_take_nmi(void)
+{
+	x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
+}
+
+/* 0: never flush the first-level cache, 1: now and then, 2: always. */
+int iv_l1tf_policy(void)
+{
+	u64 capabilities = 0;
+
+	if (boot_cpu_has(X86_FEATURE_ARCH_CAPABILITIES))
+		rdmsrq_safe(MSR_IA32_ARCH_CAPABILITIES, &capabilities);
+	if (!boot_cpu_has_bug(X86_BUG_L1TF) ||
+	    (capabilities & ARCH_CAP_SKIP_VMENTRY_L1DFLUSH)) {
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_NOT_REQUIRED;
+		return 0;
+	}
+	switch (l1tf_mitigation) {
+	case L1TF_MITIGATION_OFF:
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_NEVER;
+		return 0;
+	case L1TF_MITIGATION_FULL:
+	case L1TF_MITIGATION_FULL_FORCE:
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_ALWAYS;
+		return 2;
+	default:
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_COND;
+		return 1;
+	}
 }

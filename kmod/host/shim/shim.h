@@ -39,6 +39,10 @@ void iv_syscore_register(int (*suspend)(void *), void (*resume)(void *),
 			 void (*shutdown)(void *));
 void iv_syscore_unregister(void);
 
+void iv_take_interrupt(unsigned int vector);
+void iv_take_nmi(void);
+int iv_l1tf_policy(void);
+
 /* eventfd.c */
 __poll_t iv_poll(struct file *file, struct poll_table_struct *table);
 bool iv_eventfd_signal_allowed(void);
@@ -52,6 +56,11 @@ struct page *iv_get_page(const void *address);
 /* params.c */
 bool iv_param_ignore_msrs(void);
 bool iv_param_report_ignored_msrs(void);
+
+/* segments.c */
+void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss);
+void iv_restore_tables(void);
+void iv_restore_selectors(u16 ds, u16 es, u16 fs, u16 gs, u16 ldt);
 
 /* sync.c */
 void iv_raw_spin_lock_init(raw_spinlock_t *lock, const char *name,

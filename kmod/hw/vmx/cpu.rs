@@ -5,6 +5,7 @@
 
 use super::controls::Capabilities;
 use super::controls::Controls;
+use super::controls::EptVpid;
 use super::host_state;
 use super::insn;
 use super::insn::InveptScope;
@@ -57,11 +58,23 @@ pub(super) fn probe() -> Result {
     controls().map(drop)
 }
 
+/// Whether this CPU's extended page tables have accessed and dirty flags.
+pub(super) fn has_accessed_dirty() -> bool {
+    let capabilities = read_capabilities();
+    EptVpid(capabilities.ept_vpid).has(EptVpid::ACCESSED_DIRTY)
+}
+
+fn read_capabilities() -> Capabilities {
+    Capabilities::read(|msr| cpu::rdmsr_safe(msr).unwrap_or(0))
+}
+
 /// What we use of this CPU's VMX.
 fn controls() -> Result<Controls> {
-    let capabilities = Capabilities::read(|msr| cpu::rdmsr_safe(msr).unwrap_or(0));
-    Controls::negotiate(&capabilities).map_err(|missing| {
-        pr_err!("this processor's VMX lacks: {}\n", missing);
+    Controls::negotiate(&read_capabilities()).map_err(|missing| {
+        pr_err!(
+            "this processor's VMX lacks: {}\n",
+            format_args!("{missing}")
+        );
         not_supported()
     })
 }

@@ -3,6 +3,7 @@
 //! Events on their way through entries and exits: SDM vol. 3, 25.8.3, 25.9.2,
 //! 25.9.3, 27.6 and 28.2.4.
 
+use super::named_bits::named_bits;
 use crate::hw::Event;
 use crate::pc::bits::bits;
 
@@ -46,6 +47,12 @@ impl Interruption {
         Self(Self::VALID.0 | (kind as u32) << 8 | vector as u32)
     }
 
+    /// The same event, of another kind.
+    #[inline]
+    pub const fn of_kind(self, kind: Kind) -> Self {
+        Self(self.0 & !(7 << 8) | (kind as u32) << 8)
+    }
+
     /// Vector.
     #[inline]
     pub const fn vector(self) -> u8 {
@@ -74,19 +81,15 @@ impl Interruption {
     }
 }
 
-bits! {
-    /// Interruptibility state of the guest (25.4.2).
+named_bits! {
+    /// Interruptibility state of the guest (25.4.2). With virtual NMIs, the
+    /// blocking of NMIs is that of the guest's.
     Interruptibility: u32 {
-        /// In the shadow of STI.
-        STI = 1 << 0;
-        /// In the shadow of MOV SS or POP SS.
-        MOV_SS = 1 << 1;
-        /// SMIs are blocked.
-        SMI = 1 << 2;
-        /// NMIs are blocked: with virtual NMIs, to the guest.
-        NMI = 1 << 3;
-        /// The exit was from an enclave.
-        ENCLAVE = 1 << 4;
+        STI = 0, "blocking by STI";
+        MOV_SS = 1, "blocking by MOV SS";
+        SMI = 2, "blocking by SMI";
+        NMI = 3, "blocking by NMI";
+        ENCLAVE = 4, "enclave interruption";
     }
 }
 

@@ -13,12 +13,12 @@ use super::event::Interruption;
 use super::event::Kind;
 use super::field::info;
 use super::field::ReadFields;
+use super::named_bits::named_bits;
 use crate::hw::Exit;
 use crate::hw::IoExit;
 use crate::hw::NestedFault;
 use crate::hw::RegisterAccess;
 use crate::pc::addr::Gpa;
-use crate::pc::bits::bits;
 use crate::pc::regs::Dr6;
 
 /// Why the guest has stopped.
@@ -170,30 +170,20 @@ const fn io(qualification: u64) -> Exit {
     })
 }
 
-bits! {
-    /// Exit qualification of an EPT violation (table 28-7).
+named_bits! {
+    /// Exit qualification of an EPT violation (table 28-7). "Allowed" is what
+    /// the translation says.
     EptViolation: u64 {
-        /// Data read.
-        READ = 1 << 0;
-        /// Data write.
-        WRITE = 1 << 1;
-        /// Instruction fetch.
-        FETCH = 1 << 2;
-        /// The translation allowed reads.
-        READABLE = 1 << 3;
-        /// It allowed writes.
-        WRITABLE = 1 << 4;
-        /// It allowed fetches (with mode-based execute control: of supervisor mode).
-        EXECUTABLE = 1 << 5;
-        /// It allowed fetches of user mode (mode-based execute control).
-        USER_EXECUTABLE = 1 << 6;
-        /// The guest-linear address is valid.
-        LINEAR = 1 << 7;
-        /// The access was to the translation of the linear address, rather
-        /// than to a paging structure on the way to it.
-        TRANSLATED = 1 << 8;
-        /// An IRET had ended the blocking of NMIs.
-        NMI_UNBLOCKED = 1 << 12;
+        READ = 0, "data read";
+        WRITE = 1, "data write";
+        FETCH = 2, "instruction fetch";
+        READABLE = 3, "reads allowed";
+        WRITABLE = 4, "writes allowed";
+        EXECUTABLE = 5, "fetches allowed";
+        USER_EXECUTABLE = 6, "user-mode fetches allowed";
+        LINEAR = 7, "guest-linear address valid";
+        TRANSLATED = 8, "access to the translation of it";
+        NMI_UNBLOCKED = 12, "NMI unblocking due to IRET";
     }
 }
 

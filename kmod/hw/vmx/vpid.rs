@@ -6,6 +6,7 @@
 //! An identifier that comes back into use may still have translations of its
 //! last owner in some CPU's TLB; a vCPU flushes when it comes to a CPU.
 
+use super::cpu::Shared;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -31,7 +32,7 @@ impl Vpids {
     }
 
     /// One that nobody uses. `None` when all are in use: the vCPU runs without.
-    pub(super) fn allocate(&self) -> Option<u16> {
+    fn allocate(&self) -> Option<u16> {
         for (index, word) in self.0.iter().enumerate() {
             let mut old = word.load(Ordering::Relaxed);
             while old != u64::MAX {
@@ -47,9 +48,40 @@ impl Vpids {
     }
 
     /// Gives one back.
-    pub(super) fn free(&self, vpid: u16) {
+    fn free(&self, vpid: u16) {
         if let Some(word) = self.0.get(usize::from(vpid) / 64) {
             word.fetch_and(!(1 << (vpid % 64)), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The identifier of one vCPU, if the processor knows such things and one was
+/// free.
+pub(super) struct Vpid {
+    number: Option<u16>,
+    shared: &'static Shared,
+}
+
+impl Vpid {
+    /// One for a new vCPU.
+    pub(super) fn allocate(shared: &'static Shared) -> Self {
+        let has_vpid = shared.controls.has_vpid();
+        Self {
+            number: has_vpid.then(|| shared.vpids.allocate()).flatten(),
+            shared,
+        }
+    }
+
+    /// The number.
+    pub(super) fn number(&self) -> Option<u16> {
+        self.number
+    }
+}
+
+impl Drop for Vpid {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shared.vpids.free(number);
         }
     }
 }

@@ -3,47 +3,9 @@
 //! The control words of a VMCS and the word of EPT and VPID capabilities: every
 //! bit once, with its name for people. SDM vol. 3, 25.6 to 25.8, A.10.
 
-use crate::pc::bits::bits;
-use core::fmt;
+use crate::hw::vmx::named_bits::named_bits;
 
-macro_rules! controls {
-    (
-        $(#[$doc:meta])*
-        $name:ident: $repr:ty { $( $bit:ident = $number:expr, $words:expr; )* }
-    ) => {
-        bits! {
-            $(#[$doc])*
-            $name: $repr {
-                $( #[doc = concat!("Bit ", stringify!($number), ": ", $words, ".")] $bit = 1 << $number; )*
-                /// None.
-                NONE = 0;
-                /// All that have a name here.
-                NAMED = 0 $( | 1 << $number )*;
-            }
-        }
-
-        impl $name {
-            /// Each bit with its name.
-            const NAMES: &'static [(Self, &'static str)] = &[ $( (Self::$bit, $words), )* ];
-
-            /// Hands the name of each set bit that has one to `each`.
-            ///
-            /// # Errors
-            ///
-            /// The first that `each` gives.
-            pub fn names(self, mut each: impl FnMut(&'static str) -> fmt::Result) -> fmt::Result {
-                for (bit, name) in Self::NAMES {
-                    if self.has(*bit) {
-                        each(name)?;
-                    }
-                }
-                Ok(())
-            }
-        }
-    };
-}
-
-controls! {
+named_bits! {
     /// Pin-based VM-execution controls (25.6.1).
     Pin: u32 {
         EXTERNAL_INTERRUPT = 0, "external-interrupt exiting";
@@ -54,7 +16,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// Primary processor-based VM-execution controls (25.6.2).
     Primary: u32 {
         INTERRUPT_WINDOW = 2, "interrupt-window exiting";
@@ -82,7 +44,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// Secondary processor-based VM-execution controls (25.6.2).
     Secondary: u32 {
         APIC_ACCESSES = 0, "virtualize APIC accesses";
@@ -119,7 +81,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// Tertiary processor-based VM-execution controls (25.6.2).
     Tertiary: u64 {
         LOADIWKEY = 0, "LOADIWKEY exiting";
@@ -132,7 +94,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// Primary VM-exit controls (25.7.1).
     ExitControls: u32 {
         SAVE_DEBUG = 2, "save debug controls";
@@ -156,7 +118,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// VM-entry controls (25.8.1).
     EntryControls: u32 {
         LOAD_DEBUG = 2, "load debug controls";
@@ -176,7 +138,7 @@ controls! {
     }
 }
 
-controls! {
+named_bits! {
     /// What EPT and VPID can do: IA32_VMX_EPT_VPID_CAP (A.10).
     EptVpid: u64 {
         EXECUTE_ONLY = 0, "EPT execute-only translations";

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Intel VMX: one vCPU is one VMCS.
+//!
+//! Needs EPT and unrestricted guests (SDM vol. 3, 29.3 and 26.3), so that real
+//! mode and protected mode without paging run natively. What else is used
+//! where the processor has it is in [`controls`].
+//!
+//! A VMCS can be reached only where it is current, so registers of the guest are
+//! read when somebody asks, and kept until the next entry ([`state`]). Between
+//! [`Vendor::load`] and [`Vendor::unload`] the VMCS is current and interrupts are
+//! off; outside, each access makes it so ([`vmcs`]).
+
+#[allow(dead_code, reason = "described whole")]
+pub mod controls;
+mod cpu;
+mod enter;
+#[allow(dead_code, reason = "described whole")]
+pub mod event;
+#[allow(dead_code, reason = "described whole")]
+pub mod exit;
+#[allow(dead_code, reason = "described whole")]
+pub mod field;
+mod host_state;
+mod insn;
+mod l1d;
+mod msrs;
+mod setup;
+mod state;
+mod vmcs;
+mod vpid;
+
+use self::controls::EntryControls;
+use self::controls::EptVpid;
+use self::controls::Primary;
+use self::controls::Secondary;
+use self::cpu::Shared;
+use self::enter::Entered;
+use self::event::ErrorCodes;
+use self::event::Injection;
+use self::event::Interruptibility;
+use self::event::Kind;
+use self::field::control;
+use self::field::guest;
+use self::field::info;
+use self::field::SegmentFields;
+use self::host_state::HostState;
+use self::msrs::Syscall;
+use self::msrs::SwitchedMsrs;
+use self::setup::Words;
+use self::state::Cache;
+use self::vmcs::Vmcs;
+use self::vpid::Vpid;
+use super::nested;
+use super::Event;
+use super::Exit;
+use super::NestedConfig;
+use super::Registers;
+use super::Vendor;
+use super::VmSetup;
+use crate::host::cpu as host_cpu;
+use crate::host::cpu::CpuHooks;
+use crate::host::cpu::Extension;
+use crate::host::page::HostPage;
+use crate::host::task::IrqOff;
+use crate::host::task::PreemptOff;
+use crate::pc::cpuid::Feature;
+use crate::pc::msr::Hardware;
+use crate::pc::regs::Attributes;
+use crate::pc::regs::Cr0;
+use crate::pc::regs::Cr4;
+use crate::pc::regs::DescriptorTable;
+use crate::pc::regs::Dr6;
+use crate::pc::regs::Efer;
+use crate::pc::regs::SegReg;
+use crate::pc::regs::Segment;
+use crate::pc::regs::Vector;
+use kernel::prelude::*;
+
+/// Exceptions that the host must see whatever the guest does: a machine check
+/// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
+/// same way again never end inside the processor.
+const ALWAYS_INTERCEPTED: u32 =
+    1 << Vector::MachineCheck as u32 | 1 << Vector::Alignment as u32 | 1 << Vector::Debug as u32;
+
+/// Offset of the task priority in the virtual-APIC page (SDM vol. 3, 30.1.1).
+const VIRTUAL_TPR: usize = 0x80;
+
+/// Whether this CPU's extended page tables have accessed and dirty flags.
+pub fn has_accessed_dirty() -> bool {
+    cpu::has_accessed_dirty()
+}
+
+/// One vCPU on VMX. With `ACCESSED_DIRTY`, its processors keep accessed and
+/// dirty flags in extended page tables.
+pub struct Vmx<const ACCESSED_DIRTY: bool> {
+    // Dropped first: nothing of the rest is in use then.
+    vmcs: Vmcs,
+    shared: &'static Shared,
+    vpid: Vpid,
+    eptp: u64,
+    /// Where the processor keeps the guest's task priority, if it does.
+    virtual_apic: Option<HostPage>,
+    host: HostState,
+    msrs: SwitchedMsrs,
+    /// Between `load` and `unload`: the VMCS is current, interrupts are off.
+    in_use: bool,
+    /// The last `load` has made the VMCS current.
+    usable: bool,
+    cache: Cache,
+    words: Words,
+    entered: Entered,
+    /// RSP of the host as the VMCS has it.
+    host_rsp: u64,
+    /// CR0 as the guest wrote it; bits that it changes without an exit may be
+    /// others by now.
+    cr0: Cr0,
+    /// CR4, likewise.
+    cr4: Cr4,
+    efer: Efer,
+    cr2: u64,
+    dr6: Dr6,
+    cr8: u8,
+    pat: u64,
+    spec_ctrl: u64,
+    flush: bool,
+}
+
+impl<const ACCESSED_DIRTY: bool> CpuHooks for Vmx<ACCESSED_DIRTY> {
+    const EXTENSION: Extension = Extension::Vmx;
+
+    fn online(off: &IrqOff) -> Result {
+        cpu::online(off)
+    }
+
+    fn offline(off: &IrqOff) {
+        cpu::offline(off);
+    }
+
+    fn emergency() {
+        cpu::emergency();
+    }
+}
+
+impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
+    const NAME: &'static str = "Intel VMX";
+
+    type Nested = nested::Ept<ACCESSED_DIRTY>;
+
+    const RESERVES_GLOBAL: bool = false;
+
+    // Its control needs the host's IA32_UMWAIT_CONTROL to be kept apart.
+    const WITHHELD: &'static [Feature] = &[Feature::WAITPKG];
+
+    fn nested_config() -> NestedConfig {
+        let ept = cpu::shared().map_or(EptVpid::NONE, |shared| shared.controls.ept);
+        let physical_bits = host_cpu::host_physical_bits();
+        let five_levels = ept.has(EptVpid::WALK_5) && physical_bits > 48;
+        NestedConfig {
+            levels: if five_levels { 5 } else { 4 },
+            largest: if ept.has(EptVpid::LEAF_1G) {
+                nested::Level::Size1G
+            } else if ept.has(EptVpid::LEAF_2M) {
+                nested::Level::Size2M
+            } else {
+                nested::Level::Size4K
+            },
+            physical_bits: physical_bits.min(if five_levels { 52 } else { 48 }),
+        }
+    }
+
+    fn probe() -> Result {
+        cpu::probe()
+    }
+
+    fn load_globals() -> Result {
+        cpu::init()
+    }
+
+    unsafe fn unload_globals() {
+        // SAFETY: By the precondition.
+        unsafe { cpu::exit() };
+    }
+
+    fn new(setup: &VmSetup) -> Result<Self> {
+        let shared = cpu::shared().ok_or(ENODEV)?;
+        let controls = &shared.controls;
+        let levels = Self::nested_config().levels;
+        let vpid = Vpid::allocate(shared);
+        let words = Words::new(controls, vpid.number().is_some());
+        let virtual_apic = if controls.has_tpr_shadow() {
+            Some(HostPage::new()?)
+        } else {
+            None
+        };
+        let mut vmx = Self {
+            vmcs: Vmcs::new(controls.capabilities.revision())?,
+            shared,
+            eptp: controls.eptp(setup.nested_root, levels),
+            vpid,
+            virtual_apic,
+            host: HostState::new(shared.has_pebs),
+            msrs: SwitchedMsrs::new(shared.syscall),
+            in_use: false,
+            usable: false,
+            cache: Cache::default(),
+            words,
+            entered: Entered::new(),
+            host_rsp: 0,
+            cr0: Cr0(0),
+            cr4: Cr4(0),
+            efer: Efer(0),
+            cr2: 0,
+            dr6: Dr6::RESET,
+            cr8: 0,
+            pat: setup::PAT_RESET,
+            spec_ctrl: 0,
+            flush: true,
+        };
+        vmx.set_up()?;
+        Ok(vmx)
+    }
+
+    fn init(&mut self) {
+        self.reset_registers();
+        self.write(control::ENTRY_INTERRUPTION, 0);
+        self.write(guest::INTERRUPTIBILITY, 0);
+        self.write(guest::PENDING_DEBUG, 0);
+        self.cache.forget();
+        self.request_interrupt_window(false);
+    }
+
+    #[inline]
+    fn prepare(&mut self, pinned: &PreemptOff) {
+        if self.vmcs.is_elsewhere(host_cpu::current_cpu(pinned)) {
+            self.vmcs.evict();
+        }
+    }
+
+    fn load(&mut self, off: &IrqOff, moved: bool) {
+        self.usable = self.vmcs.make_current(off);
+        self.in_use = true;
+        if moved {
+            // What this CPU's TLB remembers of an earlier time here is stale,
+            // and so is what it remembers of a former owner of the VPID.
+            self.flush = true;
+            self.host.moved(off);
+        }
+        self.host.load(off);
+        self.msrs.load(cpu::host_tsc_aux(off));
+        self.shared.l1d.on_load();
+    }
+
+    fn unload(&mut self, off: &IrqOff) {
+        self.msrs.unload();
+        self.host.unload(off);
+        self.in_use = false;
+    }
+
+    #[inline]
+    fn take_host_interrupt(&mut self, off: &IrqOff) {
+        if let Some(vector) = self.entered.host_interrupt.take() {
+            host_cpu::take_interrupt(off, vector);
+        }
+    }
+
+    fn switch_tsc_aux(&mut self, on: bool) {
+        self.msrs.switches_tsc_aux = on;
+        // Without it RDTSCP raises #UD, as RDPID does.
+        let secondary = self.words.secondary.without(Secondary::RDTSCP);
+        self.words.secondary = if on {
+            secondary | (Secondary::RDTSCP & self.shared.controls.secondary.available)
+        } else {
+            secondary
+        };
+        self.write(control::SECONDARY, self.words.secondary.0);
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+
+    #[inline]
+    fn enter(&mut self, off: &IrqOff, regs: &mut Registers) {
+        self.run(off, regs);
+    }
+
+    #[inline]
+    fn exit(&mut self, _regs: &mut Registers) -> Exit {
+        self.decode_exit()
+    }
+
+    #[inline]
+    fn interrupted_event(&self) -> Option<Event> {
+        event::interrupted(self.entered.vectoring, || {
+            self.read(info::VECTORING_ERROR_CODE)
+        })
+    }
+
+    #[inline]
+    fn instruction_length(&self, _regs: &Registers) -> Option<u8> {
+        if !self.entered.reason.has_instruction_length() {
+            return None;
+        }
+        let length = self.read(info::INSTRUCTION_LENGTH);
+        (1..=15).contains(&length).then_some(length as u8)
+    }
+
+    fn inject(&mut self, event: Event) {
+        let codes = ErrorCodes {
+            protected: Cr0(self.cr0()).has(Cr0::PE),
+            any: self.shared.controls.any_error_code(),
+        };
+        let mut injection = Injection::of(event, None, codes);
+        if injection.info.is(Kind::SoftwareException) {
+            // RIP is behind the instruction already.
+            injection.info = injection.info.of_kind(Kind::Hardware);
+        }
+        if matches!(event, Event::Interrupt(_) | Event::Nmi) {
+            // An entry refuses them in a shadow, and an NMI while NMIs are
+            // blocked: this one is delivered for the second time.
+            self.set_interrupt_shadow(false);
+            if event == Event::Nmi {
+                self.set_nmi_blocked(false);
+            }
+        }
+        self.write(control::ENTRY_INTERRUPTION, injection.info.0);
+        if let Some(code) = injection.error_code {
+            self.write(control::ENTRY_ERROR_CODE, u32::from(code));
+        }
+    }
+
+    #[inline]
+    fn request_interrupt_window(&mut self, on: bool) {
+        self.words.primary.set(Primary::INTERRUPT_WINDOW, on);
+    }
+
+    fn nmi_blocked(&self, _regs: &Registers) -> bool {
+        self.interruptibility().has(Interruptibility::NMI)
+    }
+
+    fn set_nmi_blocked(&mut self, on: bool) {
+        let state = self.interruptibility().assign(Interruptibility::NMI, on);
+        self.write_interruptibility(state);
+    }
+
+    fn request_nmi_window(&mut self, _regs: &mut Registers) {
+        // Some processors open the NMI window in the shadow of STI already,
+        // where an entry may refuse an NMI. There IF is 1: the window for
+        // interrupts opens behind the shadow.
+        if self.interruptibility().has(Interruptibility::STI) {
+            self.request_interrupt_window(true);
+        } else {
+            self.words.primary.set(Primary::NMI_WINDOW, true);
+        }
+    }
+
+    #[inline]
+    fn interrupt_shadow(&self) -> bool {
+        self.interruptibility()
+            .any(Interruptibility::STI | Interruptibility::MOV_SS)
+    }
+
+    #[inline]
+    fn set_interrupt_shadow(&mut self, on: bool) {
+        if self.interrupt_shadow() != on {
+            self.change_shadow(on);
+        }
+    }
+
+    #[inline]
+    fn cr8(&self) -> u8 {
+        match &self.virtual_apic {
+            Some(page) => page.read::<u8>(VIRTUAL_TPR).unwrap_or(0) >> 4,
+            None => self.cr8,
+        }
+    }
+
+    #[inline]
+    fn set_cr8(&mut self, value: u8) {
+        self.cr8 = value & 15;
+        if let Some(page) = &self.virtual_apic {
+            let _ = page.write(VIRTUAL_TPR, self.cr8 << 4);
+        }
+    }
+
+    #[inline]
+    fn intercept_cr8_write(&mut self, on: bool) {
+        let on = on || self.virtual_apic.is_none();
+        self.words.primary.set(Primary::CR8_LOAD, on);
+    }
+
+    fn segment(&self, which: SegReg) -> Segment {
+        let fields = SegmentFields::of(which);
+        Segment {
+            base: self.read(fields.base),
+            limit: self.read(fields.limit),
+            selector: self.read(fields.selector),
+            attributes: Attributes::from_access_rights(self.read(fields.access)),
+        }
+    }
+
+    fn set_segment(&mut self, which: SegReg, segment: &Segment) {
+        let fields = SegmentFields::of(which);
+        self.write(fields.base, segment.base);
+        self.write(fields.limit, segment.limit);
+        self.write(fields.selector, segment.selector);
+        self.write(fields.access, state::access_rights(which, segment.attributes));
+        self.cache.forget();
+    }
+
+    #[inline]
+    fn segment_base(&self, which: SegReg) -> u64 {
+        self.read(SegmentFields::of(which).base)
+    }
+
+    #[inline]
+    fn code_attributes(&self) -> Attributes {
+        Attributes::from_access_rights(self.cs_access())
+    }
+
+    #[inline]
+    fn cpl(&self) -> u8 {
+        Attributes::from_access_rights(self.ss_access()).dpl()
+    }
+
+    fn gdtr(&self) -> DescriptorTable {
+        DescriptorTable {
+            base: self.read(guest::GDTR_BASE),
+            limit: self.read(guest::GDTR_LIMIT) as u16,
+        }
+    }
+
+    fn set_gdtr(&mut self, table: DescriptorTable) {
+        self.write(guest::GDTR_BASE, table.base);
+        self.write(guest::GDTR_LIMIT, u32::from(table.limit));
+    }
+
+    fn idtr(&self) -> DescriptorTable {
+        DescriptorTable {
+            base: self.read(guest::IDTR_BASE),
+            limit: self.read(guest::IDTR_LIMIT) as u16,
+        }
+    }
+
+    fn set_idtr(&mut self, table: DescriptorTable) {
+        self.write(guest::IDTR_BASE, table.base);
+        self.write(guest::IDTR_LIMIT, u32::from(table.limit));
+    }
+
+    #[inline]
+    fn cr0(&self) -> u64 {
+        let own = Cr0(self.real_cr0()) & state::CR0_OWN;
+        self.cr0.without(state::CR0_OWN).with(own).0
+    }
+
+    fn set_cr0(&mut self, value: u64) {
+        self.cr0 = Cr0(value);
+        // The guest's cache bits are not the host's caches.
+        let real = self.cr0.without(state::CR0_CACHE);
+        self.write(guest::CR0, self.shared.controls.real_cr0(real).0);
+        self.write(control::CR0_SHADOW, value);
+        self.cache.forget();
+    }
+
+    #[inline]
+    fn cr2(&self) -> u64 {
+        self.cr2
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        self.cr2 = value;
+    }
+
+    #[inline]
+    fn cr3(&self) -> u64 {
+        self.real_cr3()
+    }
+
+    fn set_cr3(&mut self, value: u64) {
+        self.write(guest::CR3, value);
+        self.cache.forget();
+    }
+
+    #[inline]
+    fn cr4(&self) -> u64 {
+        let own = Cr4(self.real_cr4()) & state::CR4_OWN;
+        self.cr4.without(state::CR4_OWN).with(own).0
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        self.cr4 = Cr4(value);
+        self.write(guest::CR4, self.shared.controls.real_cr4(self.cr4).0);
+        self.write(control::CR4_SHADOW, value);
+        self.cache.forget();
+    }
+
+    #[inline]
+    fn efer(&self) -> u64 {
+        self.efer.0
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        self.efer = Efer(value);
+        self.write(guest::EFER, value);
+        let long = self.efer.has(Efer::LMA);
+        let entry = self
+            .shared
+            .controls
+            .entry
+            .base
+            .assign(EntryControls::GUEST_IA32E, long);
+        self.write(control::ENTRY, entry.0);
+        self.msrs.enable_syscall(self.efer.has(Efer::SCE));
+    }
+
+    fn pdptes(&self) -> Option<[u64; 4]> {
+        self.has_pdptes().then(|| {
+            [
+                self.read(guest::PDPTE0),
+                self.read(guest::PDPTE1),
+                self.read(guest::PDPTE2),
+                self.read(guest::PDPTE3),
+            ]
+        })
+    }
+
+    fn set_pdptes(&mut self, pointers: &[u64; 4]) {
+        let [first, second, third, fourth] = *pointers;
+        self.write(guest::PDPTE0, first);
+        self.write(guest::PDPTE1, second);
+        self.write(guest::PDPTE2, third);
+        self.write(guest::PDPTE3, fourth);
+    }
+
+    fn dr6(&self) -> u64 {
+        self.dr6.0
+    }
+
+    fn set_dr6(&mut self, value: u64) {
+        self.dr6 = Dr6(value);
+    }
+
+    fn set_dr7(&mut self, value: u64) {
+        self.write(guest::DR7, value);
+    }
+
+    fn msr(&self, which: Hardware) -> u64 {
+        match which {
+            Hardware::Star => self.msrs.syscall.star,
+            Hardware::Lstar => self.msrs.syscall.lstar,
+            Hardware::Cstar => self.msrs.syscall.cstar,
+            Hardware::Sfmask => self.msrs.syscall.sfmask,
+            Hardware::KernelGsBase => self.msrs.kernel_gs_base(),
+            Hardware::SysenterCs => u64::from(self.read(guest::SYSENTER_CS)),
+            Hardware::SysenterEsp => self.read(guest::SYSENTER_ESP),
+            Hardware::SysenterEip => self.read(guest::SYSENTER_EIP),
+            Hardware::Pat => self.pat,
+            Hardware::FsBase => self.read(guest::FS_BASE),
+            Hardware::GsBase => self.read(guest::GS_BASE),
+            Hardware::SpecCtrl => self.spec_ctrl,
+            Hardware::TscAux => self.msrs.tsc_aux,
+        }
+    }
+
+    fn set_msr(&mut self, which: Hardware, value: u64) {
+        let old = self.msrs.syscall;
+        match which {
+            Hardware::Star => self.msrs.set_syscall(Syscall { star: value, ..old }),
+            Hardware::Lstar => self.msrs.set_syscall(Syscall { lstar: value, ..old }),
+            Hardware::Cstar => self.msrs.set_syscall(Syscall { cstar: value, ..old }),
+            Hardware::Sfmask => self.msrs.set_syscall(Syscall {
+                sfmask: value,
+                ..old
+            }),
+            Hardware::KernelGsBase => self.msrs.set_kernel_gs_base(value),
+            Hardware::SysenterCs => self.write(guest::SYSENTER_CS, value as u32),
+            Hardware::SysenterEsp => self.write(guest::SYSENTER_ESP, value),
+            Hardware::SysenterEip => self.write(guest::SYSENTER_EIP, value),
+            Hardware::Pat => {
+                self.pat = value;
+                if self.shared.controls.has_pat() {
+                    self.write(guest::PAT, value);
+                }
+            }
+            Hardware::FsBase => self.write(guest::FS_BASE, value),
+            Hardware::GsBase => self.write(guest::GS_BASE, value),
+            Hardware::SpecCtrl => self.spec_ctrl = value,
+            Hardware::TscAux => self.msrs.tsc_aux = value,
+        }
+    }
+
+    #[inline]
+    fn intercept_all_msrs(&mut self, on: bool) {
+        self.words.primary.set(Primary::MSR_BITMAPS, !on);
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.write(control::TSC_OFFSET, offset);
+    }
+
+    fn set_exception_intercepts(&mut self, vectors: u32) {
+        self.write(control::EXCEPTION_BITMAP, ALWAYS_INTERCEPTED | vectors);
+    }
+
+    fn dump(&self, regs: &Registers) {
+        self.dump_to_log(regs);
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Entering the guest, and what is to be done at once when it has exited.
+
+use super::controls::Primary;
+use super::event;
+use super::event::Interruptibility;
+use super::event::Interruption;
+use super::event::Kind;
+use super::exit;
+use super::exit::Reason;
+use super::field::control;
+use super::field::guest;
+use super::field::info;
+use super::field::ReadFields;
+use super::insn;
+use super::insn::InveptScope;
+use super::state::Current;
+use super::Vmx;
+use crate::host::cpu as host_cpu;
+use crate::host::task::IrqOff;
+use crate::hw::Exit;
+use crate::hw::Registers;
+use crate::pc::regs::Reg;
+use crate::pc::regs::Rflags;
+use crate::pc::regs::Vector;
+
+extern "C" {
+    /// See `vmenter.S`.
+    fn iv_vmx_enter(gprs: *mut [u64; 16], launched: bool, host_rsp: *mut u64) -> u32;
+}
+
+/// What `iv_vmx_enter` returns.
+mod result {
+    /// The guest ran, or its state was refused.
+    pub(super) const EXITED: u32 = 0;
+    /// VMLAUNCH or VMRESUME has failed.
+    pub(super) const REFUSED: u32 = 1;
+    /// VMX is off.
+    pub(super) const FAULTED: u32 = 2;
+}
+
+/// No reason of an exit.
+const NONE: Reason = Reason(u32::MAX);
+
+/// What the last entry has come to.
+pub(super) struct Entered {
+    /// Why the guest has stopped.
+    pub(super) reason: Reason,
+    /// The entry failed before it began: the VM-instruction error, or 0 when
+    /// VMX is off.
+    refused: Option<u32>,
+    /// The event whose delivery was cut off.
+    pub(super) vectoring: Interruption,
+    /// An interrupt for the host, acknowledged by the exit.
+    pub(super) host_interrupt: Option<u8>,
+    /// RIP as the VMCS has it.
+    rip: u64,
+    /// RSP, likewise.
+    rsp: u64,
+    /// RFLAGS, likewise.
+    pub(super) rflags: u64,
+}
+
+impl Entered {
+    /// Before the first entry: RIP, RSP and RFLAGS are those of a new VMCS.
+    pub(super) const fn new() -> Self {
+        Self {
+            reason: NONE,
+            refused: None,
+            vectoring: Interruption(0),
+            host_interrupt: None,
+            rip: 0,
+            rsp: 0,
+            rflags: 0,
+        }
+    }
+}
+
+/// Exits that cannot come in the delivery of an event, so that they leave no
+/// IDT-vectoring information and no blocking of NMIs to look at: those of
+/// instructions, and of events between two of them (SDM vol. 3, 28.2.4).
+const BETWEEN: u64 = 1 << Reason::EXTERNAL_INTERRUPT.0
+    | 1 << Reason::INTERRUPT_WINDOW.0
+    | 1 << Reason::CPUID.0
+    | 1 << Reason::HLT.0
+    | 1 << Reason::VMCALL.0
+    | 1 << Reason::CONTROL_REGISTER.0
+    | 1 << Reason::IO.0
+    | 1 << Reason::RDMSR.0
+    | 1 << Reason::WRMSR.0
+    | 1 << Reason::PREEMPTION_TIMER.0;
+
+impl Reason {
+    /// Whether it is one of a set of basic reasons below 64.
+    #[inline]
+    fn is_in(self, set: u64) -> bool {
+        self.0 < 64 && set >> (self.0 & 63) & 1 != 0
+    }
+}
+
+impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
+    /// Runs the guest until it exits. The VMCS is current: `load` was called.
+    #[inline]
+    pub(super) fn run(&mut self, off: &IrqOff, regs: &mut Registers) {
+        self.write_changed(regs);
+        if self.flush {
+            self.flush = false;
+            insn::invept(InveptScope::Single, self.eptp);
+        }
+        if insn::read_cr2() != self.cr2 {
+            insn::write_cr2(self.cr2);
+        }
+        self.shared().l1d.on_entry();
+        let launched = self.vmcs.is_launched();
+        let result = if self.usable {
+            // SAFETY: Interrupts are off, the VMCS is current on this CPU, the
+            // host-state area is this host's and this CPU's (`load`), and the
+            // guest reaches no memory but through its extended page tables.
+            unsafe { iv_vmx_enter(&mut regs.gprs.0, launched, &mut self.host_rsp) }
+        } else {
+            result::FAULTED
+        };
+        self.cache.forget();
+        self.entered.vectoring = Interruption(0);
+        if result != result::EXITED {
+            self.entry_refused(result);
+            return;
+        }
+        self.cr2 = insn::read_cr2();
+        let reason = Reason(Current.read32(info::REASON));
+        let entered = &mut self.entered;
+        entered.reason = reason;
+        entered.rip = Current.read_natural(guest::RIP);
+        entered.rsp = Current.read_natural(guest::RSP);
+        entered.rflags = Current.read_natural(guest::RFLAGS);
+        regs.rip = entered.rip;
+        regs.gprs.set(Reg::Rsp, entered.rsp);
+        regs.rflags = Rflags(entered.rflags);
+        if reason == Reason::EXTERNAL_INTERRUPT {
+            entered.host_interrupt = Some(Current.read32(info::INTERRUPTION) as u8);
+        } else if !reason.is_in(BETWEEN) {
+            self.after_rare_exit(off, reason);
+        }
+        if !launched && !reason.is_entry_failure() {
+            self.vmcs.set_launched();
+        }
+    }
+
+    /// What the guest is to have otherwise than it had at its last exit.
+    #[inline]
+    fn write_changed(&mut self, regs: &Registers) {
+        if regs.rip != self.entered.rip {
+            self.write(guest::RIP, regs.rip);
+            self.entered.rip = regs.rip;
+        }
+        let rsp = regs.gprs.get(Reg::Rsp);
+        if rsp != self.entered.rsp {
+            self.write(guest::RSP, rsp);
+            self.entered.rsp = rsp;
+        }
+        if regs.rflags.0 != self.entered.rflags {
+            self.write(guest::RFLAGS, regs.rflags.0);
+            self.entered.rflags = regs.rflags.0;
+            self.flags_changed(regs.rflags);
+        }
+        if self.words.primary != self.words.primary_written {
+            self.words.primary_written = self.words.primary;
+            self.write(control::PRIMARY, self.words.primary.0);
+        }
+    }
+
+    /// NMIs of the host, and the delivery of events.
+    #[inline(never)]
+    fn after_rare_exit(&mut self, off: &IrqOff, reason: Reason) {
+        if reason.is_entry_failure() {
+            // The event was not delivered: an exit would have cleared it.
+            self.write(control::ENTRY_INTERRUPTION, 0);
+            return;
+        }
+        if reason == Reason::EXCEPTION_OR_NMI {
+            let interruption = Interruption(Current.read32(info::INTERRUPTION));
+            if interruption.is(Kind::Nmi) {
+                // It is being handled already, as far as this CPU knows: no
+                // other arrives before this one's handler returns.
+                host_cpu::take_nmi(off);
+                return;
+            }
+        }
+        self.entered.vectoring = Interruption(Current.read32(info::VECTORING));
+        let unblocked = exit::nmi_unblocked(reason, &Current);
+        if let Some(blocked) = event::nmi_blocking(self.entered.vectoring, unblocked) {
+            let state = self.interruptibility();
+            self.write_interruptibility(state.assign(Interruptibility::NMI, blocked));
+        }
+    }
+
+    #[cold]
+    fn entry_refused(&mut self, result: u32) {
+        self.entered.refused = Some(if result == result::REFUSED {
+            Current.read32(info::INSTRUCTION_ERROR)
+        } else {
+            0
+        });
+        self.entered.reason = NONE;
+        self.write(control::ENTRY_INTERRUPTION, 0);
+    }
+
+    /// Why the guest has stopped.
+    #[inline]
+    pub(super) fn decode_exit(&mut self) -> Exit {
+        if let Some(error) = self.entered.refused.take() {
+            return Exit::EntryFailed {
+                reason: u64::from(error),
+            };
+        }
+        let reason = self.entered.reason;
+        let exit = exit::decode(reason, &Current);
+        if reason.is_in(BETWEEN) {
+            return exit;
+        }
+        self.settle_exit(reason, exit)
+    }
+
+    /// What an exit says beside its reason.
+    #[inline(never)]
+    fn settle_exit(&mut self, reason: Reason, exit: Exit) -> Exit {
+        match exit {
+            Exit::NmiWindow => self.words.primary.set(Primary::NMI_WINDOW, false),
+            Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
+                let found = Current.read_natural(info::QUALIFICATION);
+                self.dr6 = exit::dr6_after_debug(self.dr6, found);
+            }
+            Exit::EntryFailed { .. } if reason.basic() == Reason::ENTRY_MACHINE_CHECK => {
+                return Exit::Exception {
+                    vector: Vector::MachineCheck.number(),
+                    error_code: None,
+                };
+            }
+            _ => {}
+        }
+        exit
+    }
+}

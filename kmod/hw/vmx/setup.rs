@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A new VMCS: controls, and the state after RESET.
+
+use super::controls::Controls;
+use super::controls::Pin;
+use super::controls::Primary;
+use super::controls::Secondary;
+use super::field::control;
+use super::field::guest;
+use super::state;
+use super::Vmx;
+use super::ALWAYS_INTERCEPTED;
+use crate::host::cpu as host_cpu;
+use crate::host::task::IrqOff;
+use crate::hw::Vendor;
+use crate::pc::regs::Attributes;
+use crate::pc::regs::Cr0;
+use crate::pc::regs::Dr6;
+use crate::pc::regs::Dr7;
+use crate::pc::regs::SegReg;
+use crate::pc::regs::Segment;
+use kernel::prelude::*;
+
+/// The value of PAT after RESET (SDM vol. 3, 12.12.4).
+pub(super) const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// No VMCS is linked.
+const NO_LINK: u64 = u64::MAX;
+
+/// How long a guest runs at most without an exit, in milliseconds.
+///
+/// An interrupt of the host ends the run of a guest whatever the guest's IF is,
+/// so that would not need a bound. But the processor is not always one: Bochs
+/// holds the interrupt back while IF is 0 (host and guest had it 0 at the
+/// entry). The timer is loaded at each entry by the processor itself and costs
+/// one exit in that time.
+const LONGEST_RUN: u64 = 4;
+
+/// The control words that change while the VMCS is in use.
+pub(super) struct Words {
+    /// As they are to be at the next entry.
+    pub(super) primary: Primary,
+    /// As the VMCS has them.
+    pub(super) primary_written: Primary,
+    /// Written when they change.
+    pub(super) secondary: Secondary,
+}
+
+impl Words {
+    /// Those of a new VMCS; `vpid`: it has an identifier.
+    pub(super) fn new(controls: &Controls, vpid: bool) -> Self {
+        let mut primary = controls.primary.base;
+        if controls.has_tpr_shadow() {
+            primary = primary
+                .without(Primary::CR8_LOAD | Primary::CR8_STORE)
+                .with(Primary::TPR_SHADOW);
+        }
+        let secondary = controls
+            .secondary
+            .with(Secondary::INVPCID | Secondary::XSAVES | Secondary::ENCLS);
+        Self {
+            primary,
+            primary_written: primary,
+            secondary: secondary.assign(Secondary::VPID, vpid),
+        }
+    }
+}
+
+impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
+    /// Fills the VMCS of a new vCPU.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` when VMX is off.
+    pub(super) fn set_up(&mut self) -> Result {
+        self.vmcs.with_current(|| ()).ok_or(EIO)?;
+        self.set_up_controls();
+        self.set_up_host();
+        self.set_up_guest();
+        self.reset_registers();
+        Ok(())
+    }
+
+    fn set_up_controls(&mut self) {
+        let shared = self.shared();
+        let controls = &shared.controls;
+        self.write(control::PIN, controls.pin.with(Pin::PREEMPTION_TIMER).0);
+        self.write(control::PRIMARY, self.words.primary.0);
+        self.write(control::SECONDARY, self.words.secondary.0);
+        self.write(control::EXIT, controls.exit.base.0);
+        self.write(control::ENTRY, controls.entry.base.0);
+        self.write(control::EXCEPTION_BITMAP, ALWAYS_INTERCEPTED);
+        // Bit 14 of the bitmap is clear: no page fault exits.
+        self.write(control::PAGE_FAULT_MASK, 0);
+        self.write(control::PAGE_FAULT_MATCH, 0);
+        self.write(control::CR3_TARGET_COUNT, 0);
+        self.write(control::EXIT_MSR_STORE_COUNT, 0);
+        self.write(control::EXIT_MSR_LOAD_COUNT, 0);
+        self.write(control::ENTRY_MSR_LOAD_COUNT, 0);
+        self.write(control::ENTRY_INTERRUPTION, 0);
+        self.write(control::MSR_BITMAP, shared.msr_bitmap.hpa().0);
+        self.write(control::EPTP, self.eptp);
+        self.write(control::CR0_MASK, !state::CR0_OWN.0);
+        self.write(control::CR4_MASK, !state::CR4_OWN.0);
+        self.write(control::TSC_OFFSET, 0);
+        if let Some(vpid) = self.vpid.number() {
+            self.write(control::VPID, vpid);
+        }
+        if let Some(page) = &self.virtual_apic {
+            self.write(control::VIRTUAL_APIC_PAGE, page.hpa().0);
+            self.write(control::TPR_THRESHOLD, 0);
+        }
+        if self.words.secondary.has(Secondary::XSAVES) {
+            self.write(control::XSS_EXITING, 0);
+        }
+        if self.words.secondary.has(Secondary::ENCLS) {
+            self.write(control::ENCLS_EXITING, u64::MAX);
+        }
+        if controls.has_preemption_timer() {
+            let ticks = u64::from(host_cpu::tsc_khz()).wrapping_mul(LONGEST_RUN)
+                >> controls.preemption_timer_shift();
+            let ticks = u32::try_from(ticks.max(1)).unwrap_or(u32::MAX);
+            self.write(guest::PREEMPTION_TIMER, ticks);
+        }
+    }
+
+    fn set_up_host(&mut self) {
+        let (vmcs, host) = (&self.vmcs, &mut self.host);
+        vmcs.with_current(|| {
+            let off = IrqOff::new();
+            host.set_up(&off);
+            host.moved(&off);
+        });
+    }
+
+    /// What RESET sets and INIT does not.
+    fn set_up_guest(&mut self) {
+        self.write(guest::LINK_POINTER, NO_LINK);
+        self.write(guest::DEBUGCTL, 0);
+        self.write(guest::ACTIVITY, 0);
+        self.write(guest::INTERRUPTIBILITY, 0);
+        self.write(guest::PENDING_DEBUG, 0);
+        self.write(guest::SYSENTER_CS, 0);
+        self.write(guest::SYSENTER_ESP, 0);
+        self.write(guest::SYSENTER_EIP, 0);
+        if self.shared().controls.has_pat() {
+            self.write(guest::PAT, PAT_RESET);
+        }
+    }
+
+    /// Registers after RESET or INIT (SDM vol. 3, table 10-1).
+    pub(super) fn reset_registers(&mut self) {
+        for which in [SegReg::Es, SegReg::Ss, SegReg::Ds, SegReg::Fs, SegReg::Gs] {
+            self.set_segment(which, &Segment::real_mode(0, Attributes::DATA16));
+        }
+        self.set_segment(
+            SegReg::Cs,
+            &Segment {
+                base: 0xffff_0000,
+                limit: 0xffff,
+                selector: 0xf000,
+                attributes: Attributes::CODE16,
+            },
+        );
+        let system = |attributes| Segment {
+            limit: 0xffff,
+            attributes,
+            ..Segment::default()
+        };
+        self.set_segment(SegReg::Ldtr, &system(Attributes::LDT));
+        self.set_segment(SegReg::Tr, &system(Attributes::TSS_BUSY));
+        self.write(guest::GDTR_BASE, 0);
+        self.write(guest::GDTR_LIMIT, 0xffff);
+        self.write(guest::IDTR_BASE, 0);
+        self.write(guest::IDTR_LIMIT, 0xffff);
+        self.cr2 = 0;
+        self.dr6 = Dr6::RESET;
+        self.set_dr7(Dr7::RESET.0);
+        self.set_cr3(0);
+        self.set_cr4(0);
+        self.set_efer(0);
+        self.set_cr0(state::CR0_CACHE.with(Cr0::ET).0);
+    }
+}
