@@ -22,6 +22,7 @@ pub mod hw {
     /// What of `hw::vmx` is.
     pub mod vmx {
         pub mod controls;
+        pub mod dump;
         pub mod event;
         pub mod exit;
         pub mod field;

@@ -39,7 +39,6 @@ use self::enter::Entered;
 use self::event::ErrorCodes;
 use self::event::Injection;
 use self::event::Interruptibility;
-use self::event::Kind;
 use self::field::control;
 use self::field::guest;
 use self::field::info;
@@ -311,11 +310,9 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             protected: Cr0(self.cr0()).has(Cr0::PE),
             any: self.shared.controls.any_error_code(),
         };
-        let mut injection = Injection::of(event, None, codes);
-        if injection.info.is(Kind::SoftwareException) {
-            // RIP is behind the instruction already.
-            injection.info = injection.info.of_kind(Kind::Hardware);
-        }
+        let Some(injection) = Injection::of(event, codes) else {
+            return;
+        };
         if matches!(event, Event::Interrupt(_) | Event::Nmi) {
             // An entry refuses them in a shadow, and an NMI while NMIs are
             // blocked: this one is delivered for the second time.

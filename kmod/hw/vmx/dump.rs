@@ -119,7 +119,7 @@ fn dump_qualification(reason: Reason, read: Read<'_>, line: Line<'_>) {
     };
     match reason.basic() {
         Reason::EPT_VIOLATION => {
-            let names = Names(|each| EptViolation(value).names(each));
+            let names = EptViolation(value);
             line(format_args!("  qualification {value:#x}: {names}"));
         }
         Reason::INVALID_GUEST_STATE => {
@@ -208,7 +208,7 @@ fn dump_guest(read: Read<'_>, line: Line<'_>) {
         line(format_args!("  activity {value}: {name}"));
     }
     if let Some(value) = read(guest::INTERRUPTIBILITY.encoding()) {
-        let names = Names(|each| Interruptibility(value as u32).names(each));
+        let names = Interruptibility(value as u32);
         line(format_args!("  interruptibility {value:#x}: {names}"));
     }
 }
@@ -293,29 +293,12 @@ fn dump_host(read: Read<'_>, line: Line<'_>) {
     );
 }
 
-/// The names of bits, as a `names` function hands them over.
-struct Names<F>(F);
-
-impl<F> fmt::Display for Names<F>
-where
-    F: Fn(&mut dyn FnMut(&'static str) -> fmt::Result) -> fmt::Result,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        (self.0)(&mut |name| {
-            write!(f, "{separator}{name}")?;
-            separator = ", ";
-            Ok(())
-        })
-    }
-}
-
 fn dump_controls(read: Read<'_>, line: Line<'_>) {
     line(format_args!("VMCS: controls"));
     macro_rules! word {
         ($field:expr, $type:ident($repr:ty), $name:expr) => {
             if let Some(value) = read($field.encoding()) {
-                let names = Names(|each| $type(value as $repr).names(each));
+                let names = $type(value as $repr);
                 line(format_args!("  {} {value:#010x}: {names}", $name));
             }
         };

@@ -3,9 +3,9 @@
 //! Events on their way through entries and exits: SDM vol. 3, 25.8.3, 25.9.2,
 //! 25.9.3, 27.6 and 28.2.4.
 
-use super::named_bits::named_bits;
 use crate::hw::Event;
 use crate::pc::bits::bits;
+use crate::pc::bits::named_bits;
 
 bits! {
     /// An event, as the VM-entry interruption information, the VM-exit
@@ -45,12 +45,6 @@ impl Interruption {
     /// A valid event without error code.
     const fn new(kind: Kind, vector: u8) -> Self {
         Self(Self::VALID.0 | (kind as u32) << 8 | vector as u32)
-    }
-
-    /// The same event, of another kind.
-    #[inline]
-    pub const fn of_kind(self, kind: Kind) -> Self {
-        Self(self.0 & !(7 << 8) | (kind as u32) << 8)
     }
 
     /// Vector.
@@ -100,8 +94,6 @@ pub struct Injection {
     pub info: Interruption,
     /// For [`super::field::control::ENTRY_ERROR_CODE`], if it counts.
     pub error_code: Option<u16>,
-    /// For [`super::field::control::ENTRY_INSTRUCTION_LENGTH`], if it counts.
-    pub length: Option<u8>,
 }
 
 /// What decides whether an exception is delivered with an error code.
@@ -118,29 +110,20 @@ pub struct ErrorCodes {
 /// [`ErrorCodes::any`] know (27.2.1.3): #CP is not among them.
 const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17;
 
-const INT3: u8 = 3;
-const INTO: u8 = 4;
-/// Length of INT3 and INTO.
-const LENGTH_SHORT: u8 = 1;
-/// Length of INT n.
-const LENGTH_INT_N: u8 = 2;
-
 impl Injection {
     /// The injection that delivers `event` and that the entry does not refuse
     /// (27.2.1.3): an error code is added or left out where it would.
     ///
-    /// INT n, INT3 and INTO are delivered with RIP at the instruction; `length`
-    /// is its length, where it is known not to be the usual one.
+    /// #BP and #OF are delivered as exceptions of the hardware: with RIP behind
+    /// their instruction, which is what is pushed, and without the check of
+    /// the gate's DPL. INT n needs no injection: RIP is at the instruction.
     #[inline]
-    pub fn of(event: Event, length: Option<u8>, codes: ErrorCodes) -> Self {
+    pub fn of(event: Event, codes: ErrorCodes) -> Option<Self> {
         match event {
-            Event::Interrupt(vector) => Self::plain(Kind::External, vector),
-            Event::Nmi => Self::plain(Kind::Nmi, 2),
-            Event::Exception(vector, code) => Self::exception(vector, code, length, codes),
-            Event::SoftwareInterrupt(vector) => Self {
-                length: Some(length.unwrap_or(LENGTH_INT_N)),
-                ..Self::plain(Kind::SoftwareInterrupt, vector)
-            },
+            Event::Interrupt(vector) => Some(Self::plain(Kind::External, vector)),
+            Event::Nmi => Some(Self::plain(Kind::Nmi, 2)),
+            Event::Exception(vector, code) => Some(Self::exception(vector, code, codes)),
+            Event::SoftwareInterrupt(_) => None,
         }
     }
 
@@ -148,17 +131,10 @@ impl Injection {
         Self {
             info: Interruption::new(kind, vector),
             error_code: None,
-            length: None,
         }
     }
 
-    fn exception(vector: u8, code: Option<u32>, length: Option<u8>, codes: ErrorCodes) -> Self {
-        if vector == INT3 || vector == INTO {
-            return Self {
-                length: Some(length.unwrap_or(LENGTH_SHORT)),
-                ..Self::plain(Kind::SoftwareException, vector)
-            };
-        }
+    fn exception(vector: u8, code: Option<u32>, codes: ErrorCodes) -> Self {
         let vector = vector & 31;
         let expected = if codes.any {
             code.is_some()
@@ -174,7 +150,6 @@ impl Injection {
             // The upper half must be 0, and in no error code is anything there
             // that a guest could use.
             error_code: Some(code.unwrap_or(0) as u16),
-            length: None,
         }
     }
 }

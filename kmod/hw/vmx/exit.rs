@@ -13,12 +13,12 @@ use super::event::Interruption;
 use super::event::Kind;
 use super::field::info;
 use super::field::ReadFields;
-use super::named_bits::named_bits;
 use crate::hw::Exit;
 use crate::hw::IoExit;
 use crate::hw::NestedFault;
 use crate::hw::RegisterAccess;
 use crate::pc::addr::Gpa;
+use crate::pc::bits::named_bits;
 use crate::pc::regs::Dr6;
 
 /// Why the guest has stopped.

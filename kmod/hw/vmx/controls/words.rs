@@ -3,7 +3,7 @@
 //! The control words of a VMCS and the word of EPT and VPID capabilities: every
 //! bit once, with its name for people. SDM vol. 3, 25.6 to 25.8, A.10.
 
-use crate::hw::vmx::named_bits::named_bits;
+use crate::pc::bits::named_bits;
 
 named_bits! {
     /// Pin-based VM-execution controls (25.6.1).
