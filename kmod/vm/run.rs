@@ -136,7 +136,11 @@ impl<V: Vendor> Vcpu<V> {
         if self.run.immediate_exit() {
             return Err(EINTR);
         }
-        let result = self.run_loops();
+        let result = if self.mp_state == MpState::Uninitialized {
+            self.wait_for_init()
+        } else {
+            self.run_loops()
+        };
         if result == Err(EINTR) {
             self.run.set_reason(uapi::KVM_EXIT_INTR);
         }
@@ -402,6 +406,20 @@ impl<V: Vendor> Vcpu<V> {
         match self.lapic.as_mut() {
             Some(lapic) if lapic.cr8() != cr8 => lapic.set_cr8(cr8, &self.shared.apic),
             _ => {}
+        }
+    }
+
+    /// An application processor that has never run: userspace is told of its
+    /// first INIT, and may look at what it is then.
+    #[cold]
+    fn wait_for_init(&mut self) -> Result {
+        loop {
+            self.take_posted();
+            self.process_requests();
+            if self.mp_state != MpState::Uninitialized {
+                return Err(EAGAIN);
+            }
+            self.shared.sleep()?;
         }
     }
 

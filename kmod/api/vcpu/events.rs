@@ -11,6 +11,7 @@ use crate::uapi;
 use crate::uapi::kvm_interrupt;
 use crate::uapi::kvm_mp_state;
 use crate::uapi::kvm_vcpu_events;
+use crate::vm::request::Request;
 use crate::vm::vcpu::MpState;
 use crate::vm::vcpu::Vcpu;
 use kernel::prelude::*;
@@ -137,7 +138,10 @@ impl<V: Vendor> Vcpu<V> {
     pub fn get_mp_state(&mut self) -> Result<kvm_mp_state> {
         self.collect_posted();
         self.process_init_sipi();
+        let unhalted = self.unhalted || self.shared.requests.has(Request::UNHALT);
         let mp_state = match self.mp_state {
+            // KVM_HC_KICK_CPU has ended the HLT.
+            MpState::Halted if unhalted => uapi::KVM_MP_STATE_RUNNABLE,
             MpState::Runnable => uapi::KVM_MP_STATE_RUNNABLE,
             MpState::Uninitialized => uapi::KVM_MP_STATE_UNINITIALIZED,
             MpState::InitReceived => uapi::KVM_MP_STATE_INIT_RECEIVED,

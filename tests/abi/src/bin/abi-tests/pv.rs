@@ -8,7 +8,9 @@ use ironvm_abi_tests::guest::{long_mode, Machine};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Failure, Outcome};
+use ironvm_abi_tests::{
+    code64, ensure, ensure_eq, skip, test, Failure, Outcome, SysResult, Vcpu,
+};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -24,6 +26,7 @@ pub const TESTS: &[Test] = &[
     test!("pv", quick_eoi),
     test!("pv", msrs_need_features),
     test!("pv", kick_hypercall),
+    test!("pv", kick_shows_in_mp_state),
     test!("pv", tsc_adjust),
 ];
 
@@ -283,14 +286,12 @@ fn msrs_need_features() -> Outcome {
 }
 
 /// KVM_HC_KICK_CPU wakes a vCPU that halts, without an interrupt.
-fn kick_hypercall() -> Outcome {
+/// A machine whose first vCPU can kick its second, which is runnable.
+fn kicking() -> Result<(Driver, Vcpu), Failure> {
     let d = Driver::new(Eoi::Xapic)?;
     need(&d.machine, FEATURE_UNHALT, "PV unhalt")?;
     let other = d.another(1)?;
-    let running = kvm_mp_state {
-        mp_state: KVM_MP_STATE_RUNNABLE,
-    };
-    other.set(KVM_SET_MP_STATE, &running)?;
+    set_mp_state(&other, KVM_MP_STATE_RUNNABLE)?;
     let vendor = d.machine.cpuid.leaf(0, 0).map_or(0, |l| l.ebx);
     let call: &[u8] = if vendor == u32::from_le_bytes(*b"Genu") {
         code64!("vmcall", "out 0x10, al")
@@ -303,16 +304,55 @@ fn kick_hypercall() -> Outcome {
         code64!("cli", "hlt", "mov ebx, 0x99", "out 0x10, al"),
     );
     other.change_regs(|r| r.rip = CODE + 0x100)?;
+    Ok((d, other))
+}
+
+fn set_mp_state(vcpu: &Vcpu, mp_state: u32) -> SysResult<i32> {
+    vcpu.set(KVM_SET_MP_STATE, &kvm_mp_state { mp_state })
+}
+
+fn mp_state(vcpu: &Vcpu) -> SysResult<u32> {
+    Ok(vcpu.get::<kvm_mp_state>(KVM_GET_MP_STATE)?.mp_state)
+}
+
+/// The first vCPU kicks the one with APIC id 1.
+fn kick(d: &Driver) -> Outcome {
+    d.vcpu
+        .change_regs(|r| (r.rip, r.rax, r.rbx, r.rcx) = (CODE, 5, 0, 1))?;
+    d.vcpu.run_to_done()?;
+    ensure_eq!(d.vcpu.regs()?.rax, 0, "result of the hypercall");
+    Ok(())
+}
+
+fn kick_hypercall() -> Outcome {
+    let (d, other) = kicking()?;
     std::thread::scope(|s| {
         let thread = s.spawn(|| other.run_to_done());
         std::thread::sleep(std::time::Duration::from_millis(50));
-        d.vcpu
-            .change_regs(|r| (r.rip, r.rax, r.rbx, r.rcx) = (CODE, 5, 0, 1))?;
-        d.vcpu.run_to_done()?;
-        ensure_eq!(d.vcpu.regs()?.rax, 0, "result of the hypercall");
+        kick(&d)?;
         thread.join().unwrap()
     })?;
     ensure_eq!(other.regs()?.rbx, 0x99, "RBX of the one that was woken");
+    Ok(())
+}
+
+/// A halted vCPU whose HLT is to end is as good as running, and saved so.
+fn kick_shows_in_mp_state() -> Outcome {
+    let (d, other) = kicking()?;
+    d.machine.load(CODE + 0x100, code64!("out 0x10, al"));
+    set_mp_state(&other, KVM_MP_STATE_HALTED)?;
+    ensure_eq!(mp_state(&other)?, KVM_MP_STATE_HALTED, "state before");
+    kick(&d)?;
+    for time in ["first", "second"] {
+        ensure_eq!(
+            mp_state(&other)?,
+            KVM_MP_STATE_RUNNABLE,
+            "state, {time} time"
+        );
+    }
+    other.run_to_done()?;
+    set_mp_state(&other, KVM_MP_STATE_HALTED)?;
+    ensure_eq!(mp_state(&other)?, KVM_MP_STATE_HALTED, "state after");
     Ok(())
 }
 

@@ -9,11 +9,14 @@ use ironvm_abi_tests::guest::Paging;
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::{code16, code64, ensure, ensure_eq, test, Exit, Failure, Outcome, Vcpu};
+use ironvm_abi_tests::{
+    code16, code64, ensure, ensure_eq, ensure_errno, test, Exit, Failure, Outcome, Vcpu,
+};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
     test!("smp", init_and_sipi),
+    test!("smp", first_init_ends_run),
     test!("smp", sipi_without_init_is_ignored),
     test!("smp", init_resets),
     test!("smp", interrupt_to_another),
@@ -64,6 +67,44 @@ fn init_and_sipi() -> Outcome {
     // RDX after INIT holds the processor's signature.
     let signature = d.machine.cpuid.leaf(1, 0).map_or(0, |l| l.eax);
     ensure_eq!(r.rdx, u64::from(signature), "RDX");
+    Ok(())
+}
+
+/// A vCPU that has never run returns once from its wait for INIT, with `EAGAIN`, and goes on to
+/// wait for SIPI when it is run again. VMMs rely on it to look at what it is now.
+fn first_init_ends_run() -> Outcome {
+    let d = Driver::new(Eoi::Xapic)?;
+    let ap = d.machine.vcpu(1)?;
+    let state: kvm_lapic_state = ap.get(KVM_GET_LAPIC)?;
+    ap.set(KVM_SET_LAPIC, &state)?;
+    d.machine.load(0x9000, code16!("out 0x10, al"));
+
+    // It does not even look at what is to be completed.
+    ap.set_immediate_exit(true);
+    ensure_errno!(ap.run(), libc::EINTR, "KVM_RUN with immediate_exit");
+    ap.set_immediate_exit(false);
+    std::thread::scope(|s| {
+        let thread = s.spawn(|| ap.run());
+        d.apic(APIC_ICR2, 1 << 24)?;
+        d.apic(APIC_ICR, 0x4500)?;
+        ensure_errno!(thread.join().unwrap(), libc::EAGAIN, "KVM_RUN");
+        Ok::<_, Failure>(())
+    })?;
+    ensure_eq!(
+        mp_state(&ap)?,
+        KVM_MP_STATE_INIT_RECEIVED,
+        "state after INIT"
+    );
+    // Neither a further INIT nor the SIPI ends a run again.
+    std::thread::scope(|s| {
+        let thread = s.spawn(|| ap.run());
+        d.apic(APIC_ICR, 0x4500)?;
+        d.apic(APIC_ICR, 0x4609)?;
+        let exit = thread.join().unwrap()?;
+        ensure!(exit.is_out(PORT_DONE), "exit is {exit:x?}");
+        Ok::<_, Failure>(())
+    })?;
+    ensure_eq!(mp_state(&ap)?, KVM_MP_STATE_RUNNABLE, "state after SIPI");
     Ok(())
 }
 
