@@ -244,5 +244,5 @@ pub trait Vendor: CpuHooks + Sized + Send {
     fn set_exception_intercepts(&mut self, vectors: u32);
 
     /// Writes what the processor has refused to enter to the kernel log.
-    fn dump(&self, _regs: &Registers) {}
+    fn dump(&self) {}
 }

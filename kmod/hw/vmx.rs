@@ -14,6 +14,8 @@
 #[allow(dead_code, reason = "described whole")]
 pub mod controls;
 mod cpu;
+#[allow(dead_code, reason = "described whole")]
+pub mod dump;
 mod enter;
 #[allow(dead_code, reason = "described whole")]
 pub mod event;
@@ -600,7 +602,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.write(control::EXCEPTION_BITMAP, ALWAYS_INTERCEPTED | vectors);
     }
 
-    fn dump(&self, regs: &Registers) {
-        self.dump_to_log(regs);
+    fn dump(&self) {
+        self.dump_to_log();
     }
 }

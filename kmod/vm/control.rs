@@ -2,6 +2,7 @@
 
 //! Accesses to control registers, debug registers and XCR0 that exit.
 
+use super::request::Request;
 use super::run::Context;
 use super::run::Handled;
 use super::run::Step;
@@ -9,6 +10,7 @@ use super::run::Stop;
 use super::vcpu::Vcpu;
 use crate::hw::RegisterAccess;
 use crate::hw::Vendor;
+use crate::pc::addr::Gpa;
 use crate::pc::control;
 use crate::pc::control::Controls;
 use crate::pc::control::Invalid;
@@ -22,6 +24,7 @@ use crate::pc::regs::Cr4;
 use crate::pc::regs::Efer;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
+use crate::pc::walk::GuestMemory;
 use crate::uapi;
 
 /// A decoded access to a control or debug register.
@@ -40,6 +43,11 @@ const CLTS: u8 = 0x06;
 const GROUP_7: u8 = 0x01;
 const GROUP_7_LMSW: u8 = 6;
 const GROUP_7_SMSW: u8 = 4;
+
+/// Bits of a physical address of this width.
+const fn addr_mask(physical_bits: u8) -> u64 {
+    !u64::MAX.wrapping_shl(physical_bits as u32)
+}
 
 /// CR0, CR3, CR4, EFER and CS.L: what the rules of control registers are about.
 pub fn controls<V: Vendor>(hw: &V) -> Controls {
@@ -174,7 +182,10 @@ impl<V: Vendor> Vcpu<V> {
         let written = match number {
             0 => self.write_cr0(value),
             3 => control::write_cr3(&controls(&self.hw), value, self.model.caps())
-                .map(|value| self.hw.set_cr3(value)),
+                .map(|value| {
+                    self.hw.set_cr3(value);
+                    self.paging_changed();
+                }),
             4 => self.write_cr4(value),
             8 => control::write_cr8(value).map(|priority| self.set_cr8(priority)),
             _ => return self.raise(Exception::UD),
@@ -194,6 +205,9 @@ impl<V: Vendor> Vcpu<V> {
         let step = self.advance(length)?;
         if Cr4(self.hw.cr4()).has(Cr4::PKE) != keys_before {
             // PKRU is switched on the way into the inner loop and out of it.
+            return Ok(step.at_least_leave());
+        }
+        if self.shared.requests.has(Request::DIRECTORY_POINTERS) {
             return Ok(step.at_least_leave());
         }
         Ok(step)
@@ -230,9 +244,35 @@ impl<V: Vendor> Vcpu<V> {
         Ok(())
     }
 
-    /// Paging has been switched: vendors that keep PDPTEs load them.
+    /// Paging has been switched: a processor that keeps copies of the PAE
+    /// directory pointers has old ones. They are loaded where sleeping is
+    /// allowed, before the guest runs again.
     pub fn paging_changed(&mut self) {
-        let _ = self;
+        if self.hw.pdptes().is_some() {
+            self.shared.requests.add(Request::DIRECTORY_POINTERS);
+        }
+    }
+
+    /// Gives the processor the PAE directory pointers that CR3 points to (SDM
+    /// vol. 3, 4.4.1). One that MOV to CR would have raised #GP for maps nothing.
+    #[cold]
+    pub fn load_pdptes(&mut self) {
+        const PRESENT: u64 = 1;
+        /// Reserved below the address.
+        const RESERVED: u64 = 0x1e6;
+        let table = Gpa(self.hw.cr3() & 0xffff_ffe0);
+        let reserved = RESERVED | !addr_mask(self.model.caps().physical_bits);
+        let mut reader = self.reader(Context::Sleepable);
+        let pointers = [0, 8, 16, 24].map(|offset| {
+            let pointer = reader.read_u64(table.wrapping_add(offset)).unwrap_or(0);
+            if pointer & PRESENT != 0 && pointer & reserved == 0 {
+                pointer
+            } else {
+                0
+            }
+        });
+        drop(reader);
+        self.hw.set_pdptes(&pointers);
     }
 
     /// CR8, which is the task priority of the local APIC.

@@ -180,7 +180,7 @@ impl<V: Vendor> Vcpu<V> {
 
     fn entry_failed(&mut self, reason: u64) -> Step {
         if self.vm.settings.first_refusal() {
-            self.hw.dump(&self.regs);
+            self.hw.dump();
         }
         self.run.set_exit(
             uapi::KVM_EXIT_FAIL_ENTRY,

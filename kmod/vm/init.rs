@@ -37,6 +37,9 @@ impl<V: Vendor> Vcpu<V> {
         if has(Request::CLOCK) {
             self.update_clock();
         }
+        if has(Request::DIRECTORY_POINTERS) {
+            self.load_pdptes();
+        }
         if has(Request::UNHALT) {
             self.unhalted = true;
         }

@@ -24,6 +24,8 @@ impl Request {
     pub const FLUSH_TLB: Self = Self(1 << 1);
     /// The guest's clock has to be written again.
     pub const CLOCK: Self = Self(1 << 3);
+    /// The processor's copies of the PAE directory pointers are old.
+    pub const DIRECTORY_POINTERS: Self = Self(1 << 4);
     /// End a HLT, whatever else there is.
     pub const UNHALT: Self = Self(1 << 5);
 }

@@ -32,6 +32,7 @@ use crate::uapi::kvm_sregs2;
 use crate::uapi::kvm_xcr;
 use crate::uapi::kvm_xcrs;
 use crate::vm::debug::DR6_CAUSES;
+use crate::vm::model;
 use crate::vm::vcpu::MpState;
 use crate::vm::vcpu::Vcpu;
 use kernel::prelude::*;
@@ -270,9 +271,6 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.set_efer(sregs.efer);
         self.hw.set_cr0(sregs.cr0);
         self.hw.set_cr4(sregs.cr4);
-        if sregs.flags & uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID != 0 {
-            self.hw.set_pdptes(&sregs.pdptrs);
-        }
         for (which, segment) in [
             (SegReg::Cs, &sregs.cs),
             (SegReg::Ds, &sregs.ds),
@@ -286,7 +284,11 @@ impl<V: Vendor> Vcpu<V> {
             self.hw.set_segment(which, &segment_in(segment));
         }
         self.hw.flush_tlb();
-        self.paging_changed();
+        if sregs.flags & uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID != 0 {
+            self.hw.set_pdptes(&sregs.pdptrs);
+        } else {
+            self.paging_changed();
+        }
         self.mirror_state_in_cpuid();
         // An older VMM starts its boot processor by state alone.
         let at_reset = sregs.cr0 & Cr0::PE.0 == 0 && sregs.cs.selector == 0xf000;
@@ -320,9 +322,10 @@ impl<V: Vendor> Vcpu<V> {
         self.fpu.write_xsave(to, size, features, self.pkru)
     }
 
-    /// KVM_SET_XSAVE.
+    /// KVM_SET_XSAVE: whatever guests can have here, as a VMM may set CPUID
+    /// later.
     pub fn set_xsave(&mut self, from: UserPtr) -> Result {
-        let features = self.xsave_features();
+        let features = model::platform()?.xcr0;
         self.fpu.read_xsave(from, features, &mut self.pkru)
     }
 

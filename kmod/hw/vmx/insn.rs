@@ -41,6 +41,29 @@ pub(super) fn vmread(field: u32) -> u64 {
     value
 }
 
+/// As [`vmread`], for a field that the processor may not have.
+pub(super) fn try_vmread(field: u32) -> Option<u64> {
+    let value: u64;
+    let refused: u8;
+    // SAFETY: As for `vmread`.
+    unsafe {
+        asm!(
+            "stc",
+            "2: vmread {value}, {field}",
+            "3: setna {refused}",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            field = in(reg) u64::from(field),
+            value = out(reg) value,
+            refused = out(reg_byte) refused,
+            options(nostack),
+        );
+    }
+    (refused == 0).then_some(value)
+}
+
 /// VMWRITE. False when the processor has refused.
 ///
 /// # Safety

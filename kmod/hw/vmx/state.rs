@@ -4,11 +4,9 @@
 //! next entry where it is asked for often.
 
 use super::cpu::Shared;
+use super::dump;
 use super::event::Interruptibility;
-use super::field;
-use super::field::control;
 use super::field::guest;
-use super::field::info;
 use super::field::Field16;
 use super::field::Field32;
 use super::field::Field64;
@@ -18,7 +16,6 @@ use super::insn;
 use super::vmcs::Field;
 use super::Vmx;
 use crate::host::log::info_ratelimited;
-use crate::hw::Registers;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
@@ -241,25 +238,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     }
 
     /// Writes the VMCS to the kernel log.
-    pub(super) fn dump_to_log(&self, regs: &Registers) {
-        pr_err!("the processor has refused to enter a guest; its VMCS:\n");
-        for (group, fields) in [
-            ("control", control::ALL),
-            ("exit", info::ALL),
-            ("guest", guest::ALL),
-            ("host", field::host::ALL),
-        ] {
-            for field in fields {
-                let value = self.read_outside(field.encoding);
-                if value != 0 {
-                    pr_err!("{}: {} = {:#x}\n", group, field.name, value);
-                }
-            }
-        }
-        pr_err!(
-            "guest: RAX = {:#x}\n",
-            regs.gprs.get(crate::pc::regs::Reg::Rax)
-        );
+    pub(super) fn dump_to_log(&self) {
+        let read = |operand| self.vmcs.with_current(|| insn::try_vmread(operand))?;
+        let mut line = |text: core::fmt::Arguments<'_>| pr_err!("{}\n", text);
+        pr_err!("the processor has refused to run a guest\n");
+        dump::dump(&read, &mut line);
     }
 
     /// What all vCPUs share.
