@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     test!("registers", fpu_round_trip),
     test!("registers", fpu_reaches_guest),
     test!("registers", xsave_round_trip),
+    test!("registers", xsave_before_cpuid),
     test!("registers", xsave_bad_values),
     test!("registers", xsave2_size),
     test!("registers", avx_reaches_guest),
@@ -347,6 +348,26 @@ fn xsave_round_trip() -> Outcome {
         [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
         "XMM1"
     );
+    Ok(())
+}
+
+/// A VMM that restores a guest may set its extended state before its CPUID, or give the guest
+/// less than the state has.
+fn xsave_before_cpuid() -> Outcome {
+    let machine = Machine::new()?;
+    let Some(states) = machine.cpuid.leaf(0xd, 0).map(|l| l.eax) else {
+        skip!("no XSAVE");
+    };
+    ensure!(states > 3, "states are {states:#x}");
+    let mut area: kvm_xsave = machine.vcpu(0)?.get(KVM_GET_XSAVE)?;
+    area.region[XSTATE_HEADER] = states;
+    for index in 1..=2 {
+        let vcpu = machine.vm.vcpu(&machine.kvm, index)?;
+        if index == 2 {
+            ironvm_abi_tests::lists::Cpuid { entries: vec![] }.set(&vcpu)?;
+        }
+        vcpu.set(KVM_SET_XSAVE, &area)?;
+    }
     Ok(())
 }
 
