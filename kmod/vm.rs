@@ -95,7 +95,8 @@ impl<V: Vendor> Vm<V> {
             return Err(EBUSY);
         }
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
-        if id as usize >= MAX_VCPUS {
+        let limit = self.settings.vcpu_id_limit().unwrap_or(u64::MAX);
+        if id as usize >= MAX_VCPUS || u64::from(id) > limit {
             return Err(EINVAL);
         }
         self.boot_cpu.store(id, Ordering::Relaxed);
@@ -110,7 +111,8 @@ impl<V: Vendor> Vm<V> {
     /// `EINVAL` for an id that is too large or a VM that is full, `EEXIST`.
     pub fn check_new_vcpu(&self, id: u32) -> Result<usize> {
         let index = self.vcpus.len();
-        if id as usize >= MAX_VCPUS || index >= MAX_VCPUS {
+        let limit = self.settings.vcpu_id_limit().unwrap_or(u64::MAX);
+        if id as usize >= MAX_VCPUS || index >= MAX_VCPUS || u64::from(id) >= limit {
             return Err(EINVAL);
         }
         if self.vcpus.by_id(id).is_some() {

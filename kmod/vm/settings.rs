@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 pub struct Settings {
     bits: AtomicU64,
     user_msr: AtomicU64,
+    vcpu_id_limit: AtomicU64,
 }
 
 const TRIPLE_FAULT_EVENT: u64 = 1 << 0;
@@ -66,6 +67,17 @@ impl Settings {
     /// Sets [`Settings::x2apic_no_broadcast`].
     pub fn set_x2apic_no_broadcast(&self) {
         self.set(X2APIC_NO_BROADCAST, true);
+    }
+
+    /// KVM_CAP_MAX_VCPU_ID: ids of vCPUs are to be below this, if userspace has
+    /// said so.
+    pub fn vcpu_id_limit(&self) -> Option<u64> {
+        Some(self.vcpu_id_limit.load(Ordering::Relaxed)).filter(|limit| *limit != 0)
+    }
+
+    /// Sets [`Settings::vcpu_id_limit`]; 0 is none.
+    pub fn set_vcpu_id_limit(&self, limit: u64) {
+        self.vcpu_id_limit.store(limit, Ordering::Relaxed);
     }
 
     /// KVM_CAP_X86_USER_SPACE_MSR: `KVM_MSR_EXIT_REASON_*` bits.

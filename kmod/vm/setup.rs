@@ -11,6 +11,7 @@ use super::msr_filter::MsrFilter;
 use super::settings::Settings;
 use super::table::Flusher;
 use super::table::VcpuTable;
+use super::table::MAX_VCPUS;
 use super::Vm;
 use crate::hw::Vendor;
 use crate::pc::addr::PAGE_SIZE;
@@ -141,6 +142,7 @@ impl<V: Vendor> Vm<V> {
         match cap.cap {
             uapi::KVM_CAP_SPLIT_IRQCHIP => self.split_irqchip(argument),
             uapi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => self.memory.set_dirty_log_mode(argument),
+            uapi::KVM_CAP_MAX_VCPU_ID => self.set_vcpu_id_limit(argument),
             uapi::KVM_CAP_X2APIC_API => self.set_x2apic_api(argument),
             uapi::KVM_CAP_X86_USER_SPACE_MSR => self.set_user_msr(argument),
             uapi::KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
@@ -149,6 +151,20 @@ impl<V: Vendor> Vm<V> {
             }
             _ => Err(EINVAL),
         }
+    }
+
+    /// Once only, and not below the boot vCPU's id.
+    fn set_vcpu_id_limit(&self, limit: u64) -> Result {
+        let _creation = self.creation.lock();
+        let before = self.settings.vcpu_id_limit();
+        if limit > MAX_VCPUS as u64
+            || limit < u64::from(self.boot_cpu())
+            || before.is_some_and(|before| before != limit)
+        {
+            return Err(EINVAL);
+        }
+        self.settings.set_vcpu_id_limit(limit);
+        Ok(())
     }
 
     fn set_user_msr(&self, reasons: u64) -> Result {

@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     test!("vm", enable_cap_errors),
     test!("vm", split_irqchip_errors),
     test!("vm", boot_cpu_id),
+    test!("vm", largest_vcpu_id),
     test!("vm", nr_mmu_pages),
 ];
 
@@ -227,6 +228,30 @@ fn boot_cpu_id() -> Outcome {
         KVM_MP_STATE_RUNNABLE,
         "state of vCPU 1"
     );
+    Ok(())
+}
+
+/// A VMM says once which ids its vCPUs will have (`KVM_CAP_MAX_VCPU_ID`, enabled).
+fn largest_vcpu_id() -> Outcome {
+    let kvm = Kvm::open()?;
+    let vm = kvm.create_vm(0)?;
+    let most = vm.extension(KVM_CAP_MAX_VCPU_ID)? as u64;
+    let limit = |ids: u64| vm.enable(KVM_CAP_MAX_VCPU_ID, &[ids]);
+    ensure_errno!(limit(most + 1), libc::EINVAL, "{} ids", most + 1);
+    ioctl(&vm, KVM_SET_BOOT_CPU_ID, 8)?;
+    ensure_errno!(limit(7), libc::EINVAL, "7 ids with boot vCPU 8");
+    limit(10)?;
+    limit(10)?;
+    for other in [0, 9, 11] {
+        ensure_errno!(limit(other), libc::EINVAL, "{other} ids after 10");
+    }
+    ensure_errno!(
+        ioctl(&vm, KVM_SET_BOOT_CPU_ID, 11),
+        libc::EINVAL,
+        "boot vCPU 11"
+    );
+    ensure_errno!(ioctl(&vm, KVM_CREATE_VCPU, 10), libc::EINVAL, "vCPU 10");
+    vm.vcpu(&kvm, 9)?;
     Ok(())
 }
 
