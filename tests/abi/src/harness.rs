@@ -255,6 +255,9 @@ pub fn in_child(limit: Duration, body: impl FnOnce() -> Outcome) -> Outcome {
     }
     drop(writer);
     let status = wait(pid, limit);
+    if status.is_none() {
+        tell_threads(pid);
+    }
     // SAFETY: the group is the child's own; its number is not reused before it is gone.
     unsafe { libc::kill(-pid, libc::SIGKILL) };
     let message = read_available(&reader);
@@ -264,6 +267,24 @@ pub fn in_child(limit: Duration, body: impl FnOnce() -> Outcome) -> Outcome {
             limit.as_secs()
         ))),
         Some(status) => judge(status, &message),
+    }
+}
+
+/// Says where the threads of a process that does not end are: in which system call, waiting for
+/// what, and, where the kernel tells, by which way.
+fn tell_threads(pid: i32) {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return;
+    };
+    for task in tasks.flatten() {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        say(format_args!(
+            "thread {}: {} call {} at {}",
+            task.file_name().to_string_lossy(),
+            one_line(&read("wchan")),
+            one_line(&read("syscall")),
+            one_line(&read("stack")),
+        ));
     }
 }
 
