@@ -609,3 +609,6 @@ word_drop!(Secondary);
 word_drop!(Tertiary);
 word_drop!(ExitControls);
 word_drop!(EntryControls);
+
+#[cfg(test)]
+mod tests;
