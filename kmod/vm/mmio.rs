@@ -120,15 +120,18 @@ impl<V: Vendor> Vcpu<V> {
     /// there is no memory: no instruction made that access.
     #[cold]
     fn delivery_failed(&mut self, fault: NestedFault) -> Step {
+        // Where KVM has the address, and the CPU; before them stand words of
+        // the processor's own, in whose place the vector is.
         let mut data = [0; 16];
-        let [at, vector, ..] = &mut data;
-        *at = fault.gpa.0;
+        let [vector, _, _, gpa, cpu, ..] = &mut data;
         *vector = u64::from(self.events.interrupt_in_flight().unwrap_or(0));
+        *gpa = fault.gpa.0;
+        *cpu = u64::from(self.last_cpu.unwrap_or(0));
         self.run.set_exit(
             uapi::KVM_EXIT_INTERNAL_ERROR,
             uapi::kvm_run_internal {
                 suberror: uapi::KVM_INTERNAL_ERROR_DELIVERY_EV,
-                ndata: 2,
+                ndata: 5,
                 data,
             },
         );

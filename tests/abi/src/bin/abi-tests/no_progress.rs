@@ -11,7 +11,7 @@ use ironvm_abi_tests::guest::{Chips, Machine, Paging};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::{code16, code64, fail, signals, test};
+use ironvm_abi_tests::{code16, code64, ensure, fail, signals, test};
 use ironvm_abi_tests::{Exit, Failure, Outcome, Vcpu};
 use kvm_bindings::*;
 
@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     test!("no_progress", exception_onto_stack_outside_memory),
     test!("no_progress", long_mode_vectors_outside_memory),
     test!("no_progress", long_mode_stack_outside_memory),
+    test!("no_progress", failed_delivery_tells_where),
     test!("no_progress", long_mode_page_tables_outside_memory),
     test!("no_progress", exits_without_end),
     test!("no_progress", fault_in_its_own_handler),
@@ -122,6 +123,27 @@ fn long_mode_vectors_outside_memory() -> Outcome {
 
 fn long_mode_stack_outside_memory() -> Outcome {
     long_mode(code64!("2:", "cpuid", "ud2", "jmp 2b"), |_| {}, Some(MMIO))
+}
+
+/// The vector table is where no memory is: an exit says that an event could not be delivered, and
+/// which address it is about.
+fn failed_delivery_tells_where() -> Outcome {
+    let machine = Machine::new()?;
+    let vcpu = machine.vcpu(0)?;
+    machine.long_mode(&vcpu, code64!("ud2"))?;
+    vcpu.change_sregs(|s| s.idt.base = MMIO)?;
+    let exit = vcpu.run_on()?;
+    let Exit::InternalError(KVM_INTERNAL_ERROR_DELIVERY_EV, data) = &exit else {
+        return Err(vcpu.unexpected(&exit));
+    };
+    let gate = MMIO + u64::from(UD) * 16;
+    // The processor reads a gate in one or in two accesses.
+    let at = data.get(3).copied().unwrap_or(0);
+    ensure!(
+        data.len() >= 5 && (gate..gate + 16).contains(&at),
+        "data are {data:x?}"
+    );
+    Ok(())
 }
 
 fn long_mode_page_tables_outside_memory() -> Outcome {
