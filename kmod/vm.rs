@@ -10,6 +10,7 @@ pub mod apic;
 pub mod bus;
 pub mod chip;
 pub mod clock;
+pub mod code_page;
 pub mod control;
 pub mod debug;
 pub mod delivery;

@@ -13,6 +13,7 @@ use super::bindings;
 use crate::pc::addr::Hpa;
 use crate::pc::addr::PAGE_SIZE;
 use crate::uapi::Pod;
+use core::mem::align_of;
 use core::mem::size_of;
 use core::ptr::NonNull;
 use kernel::prelude::*;
@@ -101,28 +102,6 @@ impl HostPages {
         Some(())
     }
 
-    /// Copies `bytes.len()` bytes from `offset` out.
-    pub fn read_bytes(&self, offset: usize, bytes: &mut [u8]) -> Option<()> {
-        self.check(offset, bytes.len())?;
-        // SAFETY: The range lies in the pages; a slice of the caller cannot overlap them.
-        unsafe {
-            let source = self.as_ptr().add(offset);
-            core::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len());
-        }
-        Some(())
-    }
-
-    /// Copies `bytes` to `offset`.
-    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) -> Option<()> {
-        self.check(offset, bytes.len())?;
-        // SAFETY: The range lies in the pages; a slice of the caller cannot overlap them.
-        unsafe {
-            let target = self.as_ptr().add(offset);
-            core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
-        }
-        Some(())
-    }
-
     /// Sets every byte to `value`.
     pub fn fill(&self, value: u8) {
         // SAFETY: The pages have this many bytes.
@@ -161,6 +140,37 @@ impl HostPage {
     /// `ENOMEM`.
     pub fn new() -> Result<Self> {
         HostPages::alloc(0).map(Self)
+    }
+
+    /// As [`HostPages::read`]; where the offset is known, so is the answer.
+    #[inline]
+    pub fn read<T: Pod>(&self, offset: usize) -> Option<T> {
+        let source = self.field::<T>(offset)?;
+        // SAFETY: `field` checked the bounds; every bit pattern is a `T`.
+        Some(unsafe { source.read_volatile() })
+    }
+
+    /// As [`HostPages::write`].
+    #[inline]
+    pub fn write<T: Pod>(&self, offset: usize, value: T) -> Option<()> {
+        let target = self.field::<T>(offset)?;
+        // SAFETY: `field` checked the bounds.
+        unsafe { target.write_volatile(value) };
+        Some(())
+    }
+
+    /// Where a naturally aligned `T` at `offset` is: a page is aligned for
+    /// whatever fits in it.
+    #[inline]
+    fn field<T: Pod>(&self, offset: usize) -> Option<*mut T> {
+        const { assert!(align_of::<T>() <= PAGE_BYTES) };
+        let fits =
+            offset <= PAGE_BYTES.wrapping_sub(size_of::<T>()) && size_of::<T>() <= PAGE_BYTES;
+        if !fits || offset % align_of::<T>() != 0 {
+            return None;
+        }
+        // SAFETY: `offset` is within the page.
+        Some(unsafe { self.as_ptr().add(offset) }.cast::<T>())
     }
 
     /// The page's `struct page`, with a reference for a mapping.

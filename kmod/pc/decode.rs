@@ -21,7 +21,7 @@ mod prefix;
 mod tables;
 mod vector;
 
-pub use cache::DecodeCache;
+pub use cache::{DecodeCache, Place};
 pub use prefix::{Mandatory, Prefixes, Rex};
 
 /// The longest instruction, in bytes (APM volume 3, section 1.1).

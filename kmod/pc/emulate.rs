@@ -39,7 +39,7 @@ mod xmm;
 
 pub use fetch::{fetch, Fetched};
 pub use log::{AccessLog, Mmio, Pio, MAX_ACCESSES};
-pub use simple::{finish_read, operand_page_offset, simple_move, SimpleMove};
+pub use simple::{operand_page_offset, simple_move, SimpleMove};
 pub use system::{
     effective_address, invlpg_address, invpcid_operand, lmsw_operand, register_move, store_smsw,
     InvpcidDescriptor, RegisterMove,

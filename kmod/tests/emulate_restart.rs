@@ -10,7 +10,7 @@ mod machine;
 use ironvm_pc::pc::addr::Gpa;
 use ironvm_pc::pc::decode::decode;
 use ironvm_pc::pc::emulate::{
-    emulate, finish_read, operand_page_offset, simple_move, AccessLog, Mmio, Outcome,
+    emulate, operand_page_offset, simple_move, AccessLog, Mmio, Outcome,
 };
 use ironvm_pc::pc::regs::{CpuMode, Exception, Gprs, Reg, Rflags};
 use machine::{Machine, Random, Waits};
@@ -413,7 +413,7 @@ fn simple_moves() {
                 write: simple.write,
             });
             if !simple.write {
-                finish_read(&insn, &mut short.gprs, data);
+                simple.finish_read(&mut short.gprs, data);
             }
             short.rip += u64::from(insn.length);
             assert!(short.visible() == emulated.visible(), "{bytes:02x?}");

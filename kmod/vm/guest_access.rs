@@ -28,12 +28,6 @@ impl<F: Format, R: FlushRemote> Reader<'_, F, R> {
             Context::Sleepable => self.view.read(gpa, bytes).is_ok(),
         }
     }
-
-    /// Reads eight bytes in one page, at any address, if they are present.
-    #[inline]
-    pub fn peek_u64(&self, gpa: Gpa) -> Option<u64> {
-        self.view.read_u64_nofault(gpa).ok()
-    }
 }
 
 impl<F: Format, R: FlushRemote> GuestMemory for Reader<'_, F, R> {

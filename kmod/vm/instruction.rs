@@ -3,15 +3,14 @@
 //! The exiting instruction, where the processor does not tell its length or
 //! operands: fetched through the guest's page tables and decoded.
 //!
-//! The walk of the tables is the dearest part of that. For the few instructions
-//! that exit most (CPUID, RDMSR and their like) a vCPU remembers where its last
-//! code page was, as the processor's own TLB does, under all that a translation
-//! depends on but the tables' contents. What is found there is believed only if
-//! it is such an instruction without a prefix; else the tables are walked. A
-//! guest would have to map another page at the same address, with the same CR3,
-//! that has the same instruction with a prefix at the same place, to go on at a
-//! wrong address of its own.
+//! The walk of the tables is the dearest part of that, so a vCPU remembers the
+//! last page of code: under all that a translation depends on, which entries of
+//! the tables led there and what they were. It reads those entries again each
+//! time: as long as they are what they were, so is the translation. Nothing of
+//! the code itself is remembered.
 
+use super::code_page::Fetched;
+use super::code_page::Recorder;
 use super::guest_access::Reader;
 use super::run::Context;
 use super::run::Handled;
@@ -24,7 +23,9 @@ use crate::pc::addr::Gpa;
 use crate::pc::addr::Gva;
 use crate::pc::addr::PAGE_SIZE;
 use crate::pc::cpuid::Feature;
+use crate::pc::decode::DecodeError;
 use crate::pc::decode::Insn;
+use crate::pc::decode::Place;
 use crate::pc::regs::CpuMode;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
@@ -37,38 +38,7 @@ use crate::pc::walk::Paging;
 use crate::pc::walk::WalkError;
 
 /// Longest instruction in bytes.
-pub const MAX_LENGTH: usize = 15;
-
-/// Instruction bytes as fetched.
-#[derive(Clone, Copy, Default)]
-pub struct Fetched {
-    bytes: [u8; MAX_LENGTH],
-    len: u8,
-}
-
-impl Fetched {
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
-    }
-}
-
-/// Where one page of the guest's code was found, and when that holds.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct CodeKey {
-    page: Gva,
-    cr3: u64,
-    /// CR0, CR4 and EFER have no bits in common that paging depends on.
-    mode: [u64; 3],
-    cpl: u8,
-}
-
-/// The translation of the last code page.
-#[derive(Default)]
-pub struct CodePage {
-    key: CodeKey,
-    found: Option<Gpa>,
-}
+const MAX_LENGTH: usize = 15;
 
 impl<V: Vendor> Vcpu<V> {
     /// The mode instructions execute in.
@@ -155,80 +125,105 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// Translates an address of code.
-    #[inline]
-    fn translate_code(&mut self, gva: Gva, context: Context) -> Handled<Gpa> {
-        let key = CodeKey {
-            page: gva.page_base(),
-            cr3: self.hw.cr3(),
-            mode: [self.hw.cr0(), self.hw.cr4(), self.hw.efer()],
-            cpl: self.hw.cpl(),
-        };
-        if self.code.key == key {
-            if let Some(page) = self.code.found {
-                return Ok(page.wrapping_add(gva.page_offset()));
-            }
-        }
-        let gpa = self.translate(gva, Access::FETCH.at_cpl(key.cpl), context)?;
-        self.code = CodePage {
-            key,
-            found: Some(gpa.page_base()),
-        };
-        Ok(gpa)
-    }
-
     /// Length of the exiting instruction.
     #[inline]
     pub fn instruction_length(&mut self, context: Context) -> Handled<u8> {
-        if let Some(length) = self.hw.instruction_length(&self.regs) {
+        match self.hw.instruction_length(&self.regs) {
+            Some(length) => Ok(length),
+            None => self.decoded_length(context),
+        }
+    }
+
+    fn decoded_length(&mut self, context: Context) -> Handled<u8> {
+        let gva = self.linear_rip();
+        let view = self.vm.memory.enter();
+        let fetched = self.code.fetch(&self.hw, gva, &view);
+        drop(view);
+        if let Some(length) = fetched.and_then(|fetched| plain_length(&fetched)) {
             return Ok(length);
         }
-        let gva = self.linear_rip();
-        if gva.page_offset() <= PAGE_SIZE - 8 {
-            let gpa = self.translate_code(gva, context)?;
-            let head = self.reader(context).peek_u64(gpa);
-            if let Some(length) = head.and_then(plain_length) {
-                return Ok(length);
-            }
-        }
-        Ok(self.instruction(context)?.length)
+        let place = self.decode(fetched, context)?;
+        Ok(self.decoded.get(place).length)
     }
 
     /// The exiting instruction.
     pub fn instruction(&mut self, context: Context) -> Handled<Insn> {
-        let fetched = self.fetch(context)?;
+        let place = self.decode(None, context)?;
+        Ok(*self.decoded.get(place))
+    }
+
+    /// Decodes the exiting instruction, from `fetched` if that is enough of it.
+    #[inline]
+    pub fn decode(&mut self, fetched: Option<Fetched>, context: Context) -> Handled<Place> {
         let mode = self.mode();
+        if let Some(Fetched { bytes, len }) = fetched {
+            match self.decoded.find(self.regs.rip, bytes, len, mode) {
+                Ok(place) => return Ok(place),
+                // It goes on on the next page.
+                Err(DecodeError::TooShort) => {}
+                Err(_) => return Err(Stop::Unhandleable),
+            }
+        }
+        let Fetched { bytes, len } = self.fetch(context)?;
         self.decoded
-            .decode(self.regs.rip, fetched.as_slice(), mode)
+            .find(self.regs.rip, bytes, len, mode)
             .map_err(|_| Stop::Unhandleable)
+    }
+
+    /// The exiting instruction's bytes, as far as they are on one page that is
+    /// known.
+    #[inline]
+    pub fn fetch_known(&self) -> Option<Fetched> {
+        let view = self.vm.memory.enter();
+        self.code.fetch(&self.hw, self.linear_rip(), &view)
     }
 
     /// The bytes at CS:RIP, up to the longest an instruction can be. Bytes on
     /// a second page may be missing if that page is.
-    #[inline]
+    #[cold]
     pub fn fetch(&mut self, context: Context) -> Handled<Fetched> {
         let gva = self.linear_rip();
-        let access = Access::FETCH.at_cpl(self.hw.cpl());
         let first = ((PAGE_SIZE - gva.page_offset()) as usize).min(MAX_LENGTH);
-        let mut fetched = Fetched::default();
-        let (head, tail) = fetched.bytes.split_at_mut(first);
-        let gpa = self.translate(gva, access, context)?;
+        let mut bytes = [0; 16];
+        let (head, rest) = bytes.split_at_mut(first);
+        let gpa = self.translate_code(gva, context)?;
         self.read_code(gpa, head, context)?;
-        fetched.len = first as u8;
-        if tail.is_empty() {
-            return Ok(fetched);
-        }
-        let next = gva.wrapping_add(first as u64);
-        // An instruction that ends before the page boundary needs no more.
-        match self.translate(next, access, context) {
-            Ok(gpa) => {
-                self.read_code(gpa, tail, context)?;
-                fetched.len = MAX_LENGTH as u8;
+        let mut len = first;
+        let tail = rest.get_mut(..MAX_LENGTH.saturating_sub(first));
+        if let Some(tail) = tail.filter(|tail| !tail.is_empty()) {
+            let next = gva.wrapping_add(first as u64);
+            let access = Access::FETCH.at_cpl(self.hw.cpl());
+            // An instruction that ends before the page boundary needs no more.
+            match self.translate(next, access, context) {
+                Ok(gpa) => {
+                    self.read_code(gpa, tail, context)?;
+                    len = MAX_LENGTH;
+                }
+                Err(Stop::Step(Step::Sleep)) => return Err(Stop::Step(Step::Sleep)),
+                Err(_) => {}
             }
-            Err(Stop::Step(Step::Sleep)) => return Err(Stop::Step(Step::Sleep)),
-            Err(_) => {}
         }
-        Ok(fetched)
+        Ok(Fetched {
+            bytes: u128::from_le_bytes(bytes),
+            len: len as u8,
+        })
+    }
+
+    /// Translates an address of code, and remembers the way.
+    fn translate_code(&mut self, gva: Gva, context: Context) -> Handled<Gpa> {
+        let access = Access::FETCH.at_cpl(self.hw.cpl());
+        let paging = self.paging();
+        let mut recorder = Recorder::new(self.reader(context));
+        match walk::walk(&mut recorder, &paging, gva, access) {
+            Ok(found) => {
+                let known = recorder.known(&self.hw, gva, found.gpa);
+                drop(recorder);
+                self.code = known;
+                Ok(found.gpa)
+            }
+            Err(_) if context == Context::Atomic => Err(Stop::Step(Step::Sleep)),
+            Err(error) => Err(self.walk_failed(gva, error)),
+        }
     }
 
     fn read_code(&self, gpa: Gpa, bytes: &mut [u8], context: Context) -> Handled<()> {
@@ -244,17 +239,19 @@ impl<V: Vendor> Vcpu<V> {
 
 /// Length of the instructions that exit most, when they come without a prefix.
 #[inline]
-fn plain_length(head: u64) -> Option<u8> {
-    match head & 0xffff {
+fn plain_length(fetched: &Fetched) -> Option<u8> {
+    let head = fetched.bytes as u32;
+    let length = match head & 0xffff {
         // CPUID, RDMSR, WRMSR.
-        0xa20f | 0x320f | 0x300f => Some(2),
+        0xa20f | 0x320f | 0x300f => 2,
         // VMCALL, VMMCALL, XSETBV.
         0x010f => match (head >> 16) & 0xff {
-            0xc1 | 0xd9 | 0xd1 => Some(3),
-            _ => None,
+            0xc1 | 0xd9 | 0xd1 => 3,
+            _ => return None,
         },
         // HLT.
-        low if low & 0xff == 0xf4 => Some(1),
-        _ => None,
-    }
+        low if low & 0xff == 0xf4 => 1,
+        _ => return None,
+    };
+    (length <= fetched.len).then_some(length)
 }

@@ -178,6 +178,15 @@ pub struct View<'a, F: Format, V: FlushRemote> {
     hint: Cell<usize>,
 }
 
+impl<F: Format, V: FlushRemote> View<'_, F, V> {
+    /// A number that changes with the slots; not 0. What was looked up since it
+    /// was this holds in every view that gives the same.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.memory.slots.generation()
+    }
+}
+
 /// What one vCPU keeps for its faults.
 #[derive(Default)]
 pub struct VcpuMmu {

@@ -61,7 +61,6 @@ struct PioData {
 
 /// A plain move that userspace has been asked about.
 pub struct DeviceMove {
-    insn: Insn,
     access: SimpleMove,
     /// Address of the instruction.
     rip: u64,
@@ -81,19 +80,13 @@ impl<V: Vendor> Vcpu<V> {
     /// A nested page fault.
     #[inline]
     pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
-        match context {
-            Context::Atomic => {
-                let found = self.vm.memory.enter().probe(fault.gpa, fault.write);
-                if found.is_ok() {
-                    // The process's memory may have to be brought in.
-                    return Err(Stop::Step(Step::Sleep));
-                }
+        if context == Context::Sleepable {
+            if let Some(step) = self.bring_in(fault)? {
+                return Ok(step);
             }
-            Context::Sleepable => {
-                if let Some(step) = self.bring_in(fault)? {
-                    return Ok(step);
-                }
-            }
+        } else if self.vm.memory.enter().probe(fault.gpa, fault.write).is_ok() {
+            // The process's memory may have to be brought in.
+            return Err(Stop::Step(Step::Sleep));
         }
         if self.events.injected.is_some() {
             return Ok(self.delivery_failed(fault));
@@ -104,15 +97,17 @@ impl<V: Vendor> Vcpu<V> {
         if matches!(self.pending, Pending::Emulation(_)) {
             return self.emulate(None, context);
         }
-        let insn = self.instruction(context)?;
+        let place = self.decode(self.fetch_known(), context)?;
+        let insn = self.decoded.get(place);
         let gprs = &self.regs.gprs;
         let base = self.hw.segment_base(insn.memory.segment);
-        let start = emulate::operand_page_offset(&insn, gprs, self.regs.rip, base);
-        match emulate::simple_move(&insn, gprs, fault.gpa, start) {
-            Some(access) if access.write == fault.write => {
-                self.device_move(&insn, access, fault.gpa)
+        let start = emulate::operand_page_offset(insn, gprs, self.regs.rip, base);
+        match emulate::simple_move(insn, gprs, fault.gpa, start) {
+            Some(access) if access.write == fault.write => self.device_move(access, fault.gpa),
+            _ => {
+                let insn = *insn;
+                self.emulate(Some(insn), context)
             }
-            _ => self.emulate(Some(insn), context),
         }
     }
 
@@ -140,29 +135,22 @@ impl<V: Vendor> Vcpu<V> {
 
     /// A plain move between a register and a device: the processor has done
     /// everything but the access.
-    fn device_move(&mut self, insn: &Insn, access: SimpleMove, gpa: Gpa) -> Handled {
-        let size = usize::from(access.size);
-        let mut step = Step::Resume;
+    #[inline]
+    fn device_move(&mut self, access: SimpleMove, gpa: Gpa) -> Handled {
+        if let Some(offset) = self.apic_offset(gpa) {
+            return self.apic_move(&access, offset);
+        }
         let mut bytes = access.data.to_le_bytes();
-        let data = bytes.get_mut(..size).ok_or(Stop::Unhandleable)?;
-        let answered = match (self.apic_offset(gpa), access.write) {
-            (Some(offset), true) => {
-                step = self.apic_page_write(offset, access.size, access.data as u32);
-                true
-            }
-            (Some(offset), false) => {
-                let value = self.apic_page_read(offset, access.size);
-                for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-                    *to = from;
-                }
-                true
-            }
-            (None, true) => self.vm.mmio_write(gpa, data),
-            (None, false) => self.vm.mmio_read(gpa, data),
+        let data = bytes
+            .get_mut(..usize::from(access.size))
+            .ok_or(Stop::Unhandleable)?;
+        let answered = if access.write {
+            self.vm.mmio_write(gpa, data)
+        } else {
+            self.vm.mmio_read(gpa, data)
         };
         if answered {
-            let after = self.finish_move(insn, access.write, u64::from_le_bytes(bytes))?;
-            return Ok(if after == Step::Resume { step } else { after });
+            return self.finish_move(&access, u64::from_le_bytes(bytes));
         }
         self.set_mmio_exit(Mmio {
             gpa,
@@ -171,27 +159,39 @@ impl<V: Vendor> Vcpu<V> {
             write: access.write,
         });
         self.pending = Pending::Move(DeviceMove {
-            insn: *insn,
             access,
             rip: self.regs.rip,
         });
         Ok(Step::User)
     }
 
-    fn finish_move(&mut self, insn: &Insn, write: bool, data: u64) -> Handled {
-        if !write {
-            emulate::finish_read(insn, &mut self.regs.gprs, data);
+    /// A plain move from or to the page of the local APIC.
+    #[inline]
+    fn apic_move(&mut self, access: &SimpleMove, offset: u32) -> Handled {
+        if access.write {
+            let step = self.apic_page_write(offset, access.size, access.data as u32);
+            return self.advance_then(access.length, step);
         }
-        self.advance(insn.length)
+        let value = self.apic_page_read(offset, access.size);
+        self.finish_move(access, value)
+    }
+
+    #[inline]
+    fn finish_move(&mut self, access: &SimpleMove, data: u64) -> Handled {
+        if !access.write {
+            access.finish_read(&mut self.regs.gprs, data);
+        }
+        self.advance(access.length)
     }
 
     /// Completes a plain move that userspace has answered.
+    #[inline]
     pub fn complete_move(&mut self, pending: DeviceMove) -> Handled {
         if pending.rip != self.regs.rip {
             return Ok(Step::Resume);
         }
         let data = self.mmio_answer(pending.access.size);
-        self.finish_move(&pending.insn, pending.access.write, data)
+        self.finish_move(&pending.access, data)
     }
 
     /// The bytes that userspace gives for a read.
@@ -307,7 +307,7 @@ impl<V: Vendor> Vcpu<V> {
         let room = PIO_BYTES as u32 / u32::from(access.size.max(1));
         access.count = access.count.clamp(1, room);
         let direction = if access.write {
-            self.run.write_pio(0, &access.data.to_le_bytes());
+            self.run.write_pio(access.data, access.size);
             uapi::KVM_EXIT_IO_OUT
         } else {
             uapi::KVM_EXIT_IO_IN
@@ -328,7 +328,7 @@ impl<V: Vendor> Vcpu<V> {
                 emulation.log.complete(self.mmio_answer(access.len));
             }
             Asked::Pio(access) => {
-                let first = self.pio_data(0, access.size);
+                let first = self.run.read_pio(0, access.size);
                 emulation.data = PioData {
                     next: 1,
                     count: if access.write { 0 } else { access.count },
@@ -337,16 +337,6 @@ impl<V: Vendor> Vcpu<V> {
             }
         }
         self.continue_emulation(emulation, Context::Sleepable)
-    }
-
-    /// Item `index` of the port data page.
-    fn pio_data(&self, index: u32, size: u8) -> u32 {
-        let mut bytes = [0; 4];
-        let offset = (index as usize).saturating_mul(usize::from(size));
-        if let Some(used) = bytes.get_mut(..usize::from(size)) {
-            self.run.read_pio(offset, used);
-        }
-        u32::from_le_bytes(bytes)
     }
 
     /// The instruction cannot be emulated. A guest's kernel is shown to
@@ -358,18 +348,14 @@ impl<V: Vendor> Vcpu<V> {
             return Step::Leave;
         }
         let fetched = self.fetch(Context::Sleepable).unwrap_or_default();
-        let bytes = fetched.as_slice();
-        let mut insn_bytes = [0; 15];
-        for (to, from) in insn_bytes.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        let [insn_bytes @ .., _] = fetched.bytes.to_le_bytes();
         self.run.set_exit(
             uapi::KVM_EXIT_INTERNAL_ERROR,
             uapi::kvm_run_emulation_failure {
                 suberror: uapi::KVM_INTERNAL_ERROR_EMULATION,
                 ndata: 3,
                 flags: uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-                insn_size: bytes.len() as u8,
+                insn_size: fetched.len,
                 insn_bytes,
             },
         );
@@ -541,7 +527,7 @@ impl<V: Vendor> EmuContext for Machine<'_, V> {
 
     fn pio_read(&mut self, port: u16, size: u8, _count: u32) -> Answer<u32> {
         if self.data.next < self.data.count {
-            let value = self.vcpu.pio_data(self.data.next, size);
+            let value = self.vcpu.run.read_pio(self.data.next, size);
             self.data.next = self.data.next.wrapping_add(1);
             if self.data.next >= self.data.count {
                 self.data = PioData::default();

@@ -161,6 +161,12 @@ impl Model {
         &self.caps
     }
 
+    /// What the guest may do, and its MSRs.
+    #[inline]
+    pub fn caps_and_msrs(&mut self) -> (&GuestCaps, &mut MsrFile) {
+        (&self.caps, &mut self.msrs)
+    }
+
     fn mirror(&mut self, dynamic: Dynamic) {
         self.table.set_dynamic(dynamic, &self.platform.xsave);
     }

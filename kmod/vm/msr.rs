@@ -233,8 +233,8 @@ impl<V: Vendor> Vcpu<V> {
     /// [`MsrError`].
     pub fn read_msr_value(&mut self, index: u32, origin: Origin) -> Result<u64, MsrError> {
         let (result, _) = self.with_msrs(|model, machine| {
-            let caps = *model.caps();
-            model.msrs.read(index, origin, &caps, machine)
+            let (caps, msrs) = model.caps_and_msrs();
+            msrs.read(index, origin, caps, machine)
         });
         result
     }
@@ -251,8 +251,8 @@ impl<V: Vendor> Vcpu<V> {
         origin: Origin,
     ) -> Result<Step, MsrError> {
         let (result, effect) = self.with_msrs(|model, machine| {
-            let caps = *model.caps();
-            model.msrs.write(index, value, origin, &caps, machine)
+            let (caps, msrs) = model.caps_and_msrs();
+            msrs.write(index, value, origin, caps, machine)
         });
         let effect_step = self.apply_msr_effect(result?);
         let step = if index == TSC_AUX {
@@ -328,7 +328,8 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Goes on after the instruction, which also asked for `step`.
-    fn advance_then(&mut self, length: u8, step: Step) -> Handled {
+    #[inline]
+    pub fn advance_then(&mut self, length: u8, step: Step) -> Handled {
         let after = self.advance(length)?;
         Ok(if after == Step::Resume { step } else { after })
     }

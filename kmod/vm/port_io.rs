@@ -55,9 +55,7 @@ impl<V: Vendor> Vcpu<V> {
         if self.vm.port_write(io.port, io.size, value) {
             return self.complete_instruction(next);
         }
-        let bytes = value.to_le_bytes();
-        let used = bytes.get(..usize::from(io.size)).unwrap_or(&bytes);
-        self.run.write_pio(0, used);
+        self.run.write_pio(value, io.size);
         self.pending = Pending::Out {
             next,
             rip: self.regs.rip,
@@ -85,12 +83,7 @@ impl<V: Vendor> Vcpu<V> {
         if self.regs.rip != rip {
             return Ok(Step::Resume);
         }
-        let mut bytes = [0; 4];
-        let used = usize::from(size).min(bytes.len());
-        if let Some(used) = bytes.get_mut(..used) {
-            self.run.read_pio(0, used);
-        }
-        self.set_accumulator(size, u32::from_le_bytes(bytes));
+        self.set_accumulator(size, self.run.read_pio(0, size));
         self.complete_instruction(next)
     }
 

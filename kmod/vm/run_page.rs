@@ -132,16 +132,27 @@ impl RunPages {
         self.put(offset, value);
     }
 
-    /// Data of port I/O, from the VMM.
+    /// Item `index` of port data, from the VMM: each has `size` bytes, 1, 2 or
+    /// 4. 0 beyond the page.
     #[inline]
-    pub fn read_pio(&self, offset: usize, bytes: &mut [u8]) {
-        let _ = self.pio.read_bytes(offset, bytes);
+    pub fn read_pio(&self, index: u32, size: u8) -> u32 {
+        let offset = (index as usize).saturating_mul(usize::from(size));
+        let item = match size {
+            1 => self.pio.read::<u8>(offset).map(u32::from),
+            2 => self.pio.read::<u16>(offset).map(u32::from),
+            _ => self.pio.read(offset),
+        };
+        item.unwrap_or(0)
     }
 
-    /// Data of port I/O, to the VMM.
+    /// The first item of port data, to the VMM: the low `size` bytes of `value`.
     #[inline]
-    pub fn write_pio(&self, offset: usize, bytes: &[u8]) {
-        let _ = self.pio.write_bytes(offset, bytes);
+    pub fn write_pio(&self, value: u32, size: u8) {
+        let _ = match size {
+            1 => self.pio.write(0, value as u8),
+            2 => self.pio.write(0, value as u16),
+            _ => self.pio.write(0, value),
+        };
     }
 }
 

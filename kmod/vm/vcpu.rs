@@ -7,9 +7,9 @@
 //! that everybody else may touch, by atomics only.
 
 use super::clock::VcpuClock;
+use super::code_page::CodePage;
 use super::debug::Debug;
 use super::events::EventQueue;
-use super::instruction::CodePage;
 use super::memory::VcpuMmu;
 use super::model::Model;
 use super::pending::Pending;

@@ -71,6 +71,36 @@ pub fn read_u32_nofault(hva: Hva) -> Result<u32, Fault> {
     read.then_some(value).ok_or(Fault)
 }
 
+/// A word of the process's memory, and what it was.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct Word {
+    /// Where, at a multiple of eight.
+    pub hva: Hva,
+    /// Its value.
+    pub value: u64,
+}
+
+/// The 16 bytes at `hva`, of a page that is there, if all `words` are there and
+/// have their values. The words are read first.
+#[inline]
+pub fn read_if_nofault(words: &[Word], hva: Hva) -> Option<u128> {
+    const { assert!(core::mem::size_of::<Word>() == 16) };
+    let mut read = [0; 2];
+    // SAFETY: A `Word` is two integers, `read` is two; addresses of memory are
+    // checked by the callee.
+    let same = unsafe {
+        bindings::iv_user_read_if_nofault(
+            words.as_ptr().cast(),
+            words.len(),
+            hva.0 as usize,
+            read.as_mut_ptr(),
+        )
+    };
+    let [low, high] = read;
+    same.then_some(u128::from(high) << 64 | u128::from(low))
+}
+
 /// Replaces `size` (1, 2, 4 or 8) bytes at `hva`, naturally aligned, by `new` if
 /// they are `old`; atomic and locked as the processor's CMPXCHG. `Ok(Err(seen))`
 /// when they are `seen` instead. May sleep. [`Fault`] for another size too.

@@ -13,6 +13,7 @@ use crate::host::sync::Srcu;
 use crate::host::sync::SrcuGuard;
 use core::ptr;
 use core::sync::atomic::AtomicPtr;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -33,6 +34,8 @@ struct Node<T> {
 pub struct Published<T> {
     domain: Srcu,
     current: AtomicPtr<Node<T>>,
+    /// Counts values, from 1.
+    generation: AtomicU64,
     retired: AtomicPtr<Node<T>>,
     /// Values in that list, about.
     waiting: AtomicUsize,
@@ -56,6 +59,7 @@ impl<T> Published<T> {
         Ok(Self {
             domain,
             current,
+            generation: AtomicU64::new(1),
             retired: AtomicPtr::new(ptr::null_mut()),
             waiting: AtomicUsize::new(0),
         })
@@ -74,7 +78,17 @@ impl<T> Published<T> {
     pub fn publish(&self, new: Prepared<T>) {
         // INVARIANT: The new node is owned; the old one goes to the list.
         let old = self.current.swap(KBox::into_raw(new.0), Ordering::AcqRel);
+        // After it: who has seen the new number sees the new value.
+        self.generation.fetch_add(1, Ordering::Release);
         self.retire(old);
+    }
+
+    /// A number that goes up when a value has been published. For readers that
+    /// find the number that another reader took before it looked, what that one
+    /// saw is current, or was when they began.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// How many replaced values wait to be freed, about.

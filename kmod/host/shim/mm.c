@@ -361,6 +361,39 @@ refused:								\
 DEFINE_GET_NOFAULT(u32)
 DEFINE_GET_NOFAULT(u64)
 
+/*
+ * The 16 bytes at hva, if n words are what they were: address and value of each
+ * follow each other in words. The words are read first, in order. All ranges
+ * were checked when their slots were made; hva's is checked again.
+ */
+bool iv_user_read_if_nofault(const u64 *words, unsigned long n,
+			     unsigned long hva, u64 *bytes)
+{
+	const u64 __user *from = (const u64 __user *)hva;
+	u64 low, high, seen;
+
+	pagefault_disable();
+	if (!user_read_access_begin(from, 2 * sizeof(*from)))
+		goto refused;
+	for (; n; n--, words += 2) {
+		unsafe_get_user(seen, (const u64 __user *)words[0], fault);
+		if (seen != words[1])
+			goto fault;
+	}
+	unsafe_get_user(low, from, fault);
+	unsafe_get_user(high, from + 1, fault);
+	user_read_access_end();
+	pagefault_enable();
+	bytes[0] = low;
+	bytes[1] = high;
+	return true;
+fault:
+	user_read_access_end();
+refused:
+	pagefault_enable();
+	return false;
+}
+
 #define CMPXCHG_CASE(type)						\
 	case sizeof(type): {						\
 		type seen = *old;					\

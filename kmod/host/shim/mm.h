@@ -47,6 +47,8 @@ unsigned long iv_user_write_nofault(unsigned long hva, const void *from,
 				    unsigned long n);
 bool iv_user_get_u32_nofault(unsigned long hva, u32 *value);
 bool iv_user_get_u64_nofault(unsigned long hva, u64 *value);
+bool iv_user_read_if_nofault(const u64 *words, unsigned long n,
+			     unsigned long hva, u64 *bytes);
 int iv_user_cmpxchg(unsigned long hva, unsigned int size, u64 *old, u64 new);
 int iv_user_cmpxchg_nofault(unsigned long hva, unsigned int size, u64 *old,
 			    u64 new);

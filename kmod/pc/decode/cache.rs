@@ -13,23 +13,33 @@ const ENTRIES: usize = 8;
 struct Entry {
     /// Everything the decoder saw: it depends on nothing else.
     bytes: u128,
-    len: usize,
+    /// 0 in an entry without an instruction.
+    len: u8,
     mode: CpuMode,
     insn: Insn,
 }
 
 /// A small cache of decoded instructions, found by address and valid by
 /// content. One for each vCPU.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct DecodeCache {
-    entries: [Option<Entry>; ENTRIES],
+    entries: [Entry; ENTRIES],
 }
+
+/// Where [`DecodeCache::find`] has an instruction, until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(usize);
 
 impl DecodeCache {
     /// An empty one.
     pub const fn new() -> Self {
         Self {
-            entries: [None; ENTRIES],
+            entries: [Entry {
+                bytes: 0,
+                len: 0,
+                mode: CpuMode::Long64,
+                insn: parse::NO_INSN,
+            }; ENTRIES],
         }
     }
 
@@ -38,22 +48,65 @@ impl DecodeCache {
     /// # Errors
     ///
     /// See [`DecodeError`].
-    #[inline]
     pub fn decode(&mut self, rip: u64, bytes: &[u8], mode: CpuMode) -> Result<Insn, DecodeError> {
-        let slot = &mut self.entries[(rip ^ (rip >> 4)) as usize % ENTRIES];
-        let word = parse::load(bytes);
-        if let Some(entry) = slot {
-            if entry.bytes == word && entry.len == bytes.len() && entry.mode == mode {
-                return Ok(entry.insn);
-            }
+        let len = bytes.len().min(super::MAX_LENGTH);
+        let bytes = bytes.get(..len).unwrap_or(bytes);
+        let place = self.find(rip, parse::load(bytes), len as u8, mode)?;
+        Ok(*self.get(place))
+    }
+
+    /// Decodes the first `len` bytes, at most 15, of `bytes`, little-endian;
+    /// the others are 0.
+    ///
+    /// # Errors
+    ///
+    /// See [`DecodeError`].
+    #[inline]
+    pub fn find(
+        &mut self,
+        rip: u64,
+        bytes: u128,
+        len: u8,
+        mode: CpuMode,
+    ) -> Result<Place, DecodeError> {
+        let place = Place((rip ^ (rip >> 4)) as usize % ENTRIES);
+        let entry = &self.entries[place.0 % ENTRIES];
+        if entry.bytes == bytes && entry.len == len && entry.mode == mode && len != 0 {
+            return Ok(place);
         }
-        let insn = decode(bytes, mode)?;
-        *slot = Some(Entry {
-            bytes: word,
-            len: bytes.len(),
+        self.fill(place, bytes, len, mode)?;
+        Ok(place)
+    }
+
+    #[cold]
+    fn fill(
+        &mut self,
+        place: Place,
+        bytes: u128,
+        len: u8,
+        mode: CpuMode,
+    ) -> Result<(), DecodeError> {
+        let whole = bytes.to_le_bytes();
+        let seen = whole.get(..usize::from(len)).unwrap_or(&whole);
+        let insn = decode(seen, mode)?;
+        self.entries[place.0 % ENTRIES] = Entry {
+            bytes,
+            len,
             mode,
             insn,
-        });
-        Ok(insn)
+        };
+        Ok(())
+    }
+
+    /// What [`DecodeCache::find`] has found.
+    #[inline]
+    pub const fn get(&self, place: Place) -> &Insn {
+        &self.entries[place.0 % ENTRIES].insn
+    }
+}
+
+impl Default for DecodeCache {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -99,28 +99,35 @@ const NO_MEMORY: MemoryOperand = MemoryOperand {
     segment: SegReg::Ds,
 };
 
+/// What stands where no instruction is.
+pub(super) const NO_INSN: Insn = Insn {
+    memory: NO_MEMORY,
+    imm: 0,
+    imm2: 0,
+    prefixes: Prefixes::NONE,
+    rex: Rex(0),
+    opcode: 0,
+    map: Map::Primary,
+    encoding: Encoding::Legacy,
+    modrm: ModRm(0),
+    vector: VectorFields {
+        vvvv: 0,
+        length: 0,
+        evex: 0,
+    },
+    length: 0,
+    operand_size: 0,
+    address_size: 0,
+    has_modrm: false,
+};
+
 /// An instruction with nothing decoded yet.
 #[inline]
 fn blank(mode: CpuMode) -> Insn {
     Insn {
-        memory: NO_MEMORY,
-        imm: 0,
-        imm2: 0,
-        prefixes: Prefixes::default(),
-        rex: Rex(0),
-        opcode: 0,
-        map: Map::Primary,
-        encoding: Encoding::Legacy,
-        modrm: ModRm(0),
-        vector: VectorFields {
-            vvvv: 0,
-            length: 0,
-            evex: 0,
-        },
-        length: 0,
         operand_size: mode.operand_size(),
         address_size: mode.address_size(),
-        has_modrm: false,
+        ..NO_INSN
     }
 }
 

@@ -37,6 +37,8 @@ impl Mandatory {
 pub struct Prefixes(u16);
 
 impl Prefixes {
+    /// None.
+    pub const NONE: Self = Self(0);
     /// `66`.
     pub const OPERAND_SIZE: u16 = 1 << 0;
     /// `67`.

@@ -27,7 +27,7 @@ pub(super) enum Use {
 /// Is this number of a byte register AH, CH, DH or BH? Without REX those take
 /// the numbers 4 to 7.
 #[inline]
-fn is_high_byte(insn: &Insn, reg: Reg, size: u8) -> bool {
+pub(super) fn is_high_byte(insn: &Insn, reg: Reg, size: u8) -> bool {
     size == 1 && !insn.rex.is_present() && matches!(reg.number(), 4..=7)
 }
 
@@ -45,7 +45,13 @@ pub(super) fn read_register(gprs: &Gprs, insn: &Insn, reg: Reg, size: u8) -> u64
 /// the upper half, one and two leave the rest (APM volume 1, section 3.1.2).
 #[inline]
 pub(super) fn write_register(gprs: &mut Gprs, insn: &Insn, reg: Reg, size: u8, value: u64) {
-    if is_high_byte(insn, reg, size) {
+    write_part(gprs, reg, size, is_high_byte(insn, reg, size), value);
+}
+
+/// As [`write_register`]; `high_byte`: the register is AH, CH, DH or BH.
+#[inline]
+pub(super) fn write_part(gprs: &mut Gprs, reg: Reg, size: u8, high_byte: bool, value: u64) {
+    if high_byte {
         let whole = Reg::from_bits(reg.number() & 3);
         let rest = gprs.get(whole) & !0xff00;
         return gprs.set(whole, rest | ((value & 0xff) << 8));

@@ -8,21 +8,34 @@
 //! are of this kind.
 
 use super::alu;
-use super::operand::{read_register, write_register};
+use super::operand::{is_high_byte, read_register, write_part};
 use super::segment::address_mask;
 use crate::pc::addr::{Gpa, PAGE_SIZE};
 use crate::pc::decode::{Encoding, Insn, Map};
-use crate::pc::regs::Gprs;
+use crate::pc::regs::{Gprs, Reg};
 
 /// One access that is all an instruction does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SimpleMove {
+    /// What is written, in the low bytes; 0 for a read.
+    pub data: u64,
     /// Write, rather than read?
     pub write: bool,
     /// Bytes in memory: 1, 2, 4 or 8.
     pub size: u8,
-    /// What is written, in the low bytes; 0 for a read.
-    pub data: u64,
+    /// Length of the instruction.
+    pub length: u8,
+    to: Destination,
+}
+
+/// Where an instruction wants what it reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Destination {
+    reg: Reg,
+    /// Bytes of it that are written: 1, 2, 4 or 8.
+    size: u8,
+    high_byte: bool,
+    sign_extend: bool,
 }
 
 /// Offset in its page of the memory operand of `insn`, which is at `rip`, in a
@@ -52,7 +65,8 @@ pub fn operand_page_offset(insn: &Insn, gprs: &Gprs, rip: u64, base: u64) -> u64
 /// second page the processor gives that page's start.
 ///
 /// To be used when the processor exited because of this access and gave its
-/// address. What was read is passed to [`finish_read`]; then the caller moves
+/// address. What was read is passed to
+/// [`SimpleMove::finish_read`]; then the caller moves
 /// RIP by the instruction's length and does what follows a completed
 /// instruction.
 #[inline]
@@ -80,19 +94,31 @@ pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<Sim
         (true, 0xc6 | 0xc7) => insn.imm & alu::mask(size),
         (true, _) => read_register(gprs, insn, insn.reg(), size),
     };
-    Some(SimpleMove { write, size, data })
+    let extends = insn.map == Map::Of;
+    Some(SimpleMove {
+        data,
+        write,
+        size,
+        length: insn.length,
+        to: Destination {
+            reg: insn.reg(),
+            size: if extends { wide } else { size },
+            high_byte: !extends && is_high_byte(insn, insn.reg(), size),
+            sign_extend: extends && insn.opcode & 8 != 0,
+        },
+    })
 }
 
-/// Puts what the read of a [`SimpleMove`] gave where the instruction wants it.
-#[inline]
-pub fn finish_read(insn: &Insn, gprs: &mut Gprs, data: u64) {
-    let (value, size) = match (insn.map, insn.opcode) {
-        (Map::Of, 0xb6) => (data & 0xff, insn.operand_size),
-        (Map::Of, 0xb7) => (data & 0xffff, insn.operand_size),
-        (Map::Of, 0xbe) => (alu::sign_extend(data, 1), insn.operand_size),
-        (Map::Of, 0xbf) => (alu::sign_extend(data, 2), insn.operand_size),
-        (_, 0x8a) => (data, 1),
-        _ => (data, insn.operand_size),
-    };
-    write_register(gprs, insn, insn.reg(), size, value);
+impl SimpleMove {
+    /// Puts what the read gave where the instruction wants it.
+    #[inline]
+    pub fn finish_read(&self, gprs: &mut Gprs, data: u64) {
+        let to = &self.to;
+        let value = if to.sign_extend {
+            alu::sign_extend(data, self.size)
+        } else {
+            data & alu::mask(self.size)
+        };
+        write_part(gprs, to.reg, to.size, to.high_byte, value);
+    }
 }

@@ -77,7 +77,6 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     /// # Errors
     ///
     /// [`MemoryError::NoSlot`].
-    #[allow(dead_code, reason = "for pages the module keeps at hand")]
     #[inline]
     pub fn hva_of(&self, gpa: Gpa) -> MemoryResult<(Hva, u64)> {
         self.run(gpa).map(|run| (run.hva, run.len))
