@@ -49,8 +49,6 @@ const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
 const BASIC_ANY_ERROR_CODE: u64 = 1 << 56;
 /// MISC: the activity state "HLT" exists.
 const MISC_ACTIVITY_HLT: u64 = 1 << 6;
-/// MISC: software interrupts and exceptions of length 0 can be injected.
-const MISC_LENGTH_ZERO: u64 = 1 << 30;
 
 /// The VMX capability MSRs. A control MSR has the bits that must be 1 in its low
 /// half and those that can be 1 in its high half.
@@ -552,11 +550,6 @@ impl Controls {
     /// Exceptions can be injected with or without error code, whatever the vector.
     pub const fn any_error_code(&self) -> bool {
         self.capabilities.basic & BASIC_ANY_ERROR_CODE != 0
-    }
-
-    /// Software interrupts and exceptions can be injected with length 0.
-    pub const fn length_zero(&self) -> bool {
-        self.capabilities.misc & MISC_LENGTH_ZERO != 0
     }
 
     /// The EPT pointer for tables of `levels` levels (4 or 5) at `root`

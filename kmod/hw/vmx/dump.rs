@@ -337,3 +337,6 @@ const SHOWN: [u32; 13] = [
     control::CR4_SHADOW.encoding(),
     control::CR4_MASK.encoding(),
 ];
+
+#[cfg(test)]
+mod tests;

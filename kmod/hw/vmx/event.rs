@@ -194,3 +194,6 @@ pub fn nmi_blocking(vectoring: Interruption, unblocked: bool) -> Option<bool> {
     }
     unblocked.then_some(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,11 @@ fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
             reason: u64::from(reason.0),
         };
     }
-    match reason.basic() {
+    if reason != reason.basic() {
+        // A bus lock, or an enclave, on the side.
+        return decode(reason.basic(), fields);
+    }
+    match reason {
         Reason::EXCEPTION_OR_NMI => exception(reason, fields),
         Reason::NMI_WINDOW => Exit::NmiWindow,
         Reason::TRIPLE_FAULT => Exit::Shutdown,
@@ -260,3 +264,6 @@ pub const fn apic_access(qualification: u64, page: Gpa) -> NestedFault {
         table_walk: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The dump of a VMCS, as text.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn lines(read: &dyn Fn(u32) -> Option<u64>) -> Vec<String> {
+    let mut lines = Vec::new();
+    dump(read, &mut |line| lines.push(line.to_string()));
+    lines
+}
+
+/// A guest in 64-bit mode that could not be entered.
+fn vmcs() -> HashMap<u32, u64> {
+    [
+        (info::REASON.encoding(), 0x8000_0021),
+        (info::QUALIFICATION.encoding(), 4),
+        (info::INSTRUCTION_ERROR.encoding(), 0),
+        (info::VECTORING.encoding(), 0),
+        (info::VECTORING_ERROR_CODE.encoding(), 0),
+        (control::ENTRY_INTERRUPTION.encoding(), 0x8000_0b0e),
+        (control::ENTRY_ERROR_CODE.encoding(), 2),
+        (guest::RIP.encoding(), 0xffff_ffff_8100_0000),
+        (guest::RSP.encoding(), 0),
+        (guest::CR0.encoding(), 0x8005_0033),
+        (guest::CS_SELECTOR.encoding(), 0x10),
+        (guest::CS_BASE.encoding(), 0),
+        (guest::CS_LIMIT.encoding(), 0xffff_ffff),
+        (guest::CS_ACCESS.encoding(), 0xa09b),
+        (guest::TR_SELECTOR.encoding(), 0x40),
+        (guest::TR_BASE.encoding(), 0x1000),
+        (guest::TR_LIMIT.encoding(), 0x67),
+        (guest::TR_ACCESS.encoding(), 0x8b),
+        (guest::LDTR_SELECTOR.encoding(), 0),
+        (guest::LDTR_BASE.encoding(), 0),
+        (guest::LDTR_LIMIT.encoding(), 0),
+        (guest::LDTR_ACCESS.encoding(), 0x1_0000),
+        (guest::GDTR_BASE.encoding(), 0x2000),
+        (guest::GDTR_LIMIT.encoding(), 0x7f),
+        (guest::ACTIVITY.encoding(), 0),
+        (guest::INTERRUPTIBILITY.encoding(), 9),
+        (host::RIP.encoding(), 0xffff_ffff_c000_0000),
+        (control::PIN.encoding(), 0x3f),
+        (control::SECONDARY.encoding(), 0xa2),
+        (control::EPTP.encoding(), 0x1234_501e),
+        (control::TSC_OFFSET.encoding(), 0),
+    ]
+    .into_iter()
+    .collect()
+}
+
+#[test]
+fn can_be_read() {
+    let vmcs = vmcs();
+    let text = lines(&|field| vmcs.get(&field).copied());
+    let expected = "\
+VMCS: the last exit or failed entry
+  VM-instruction error 0: none
+  reason 0x80000021: VM-entry failure: invalid guest state (entry failed)
+  qualification 0x4: VMCS link pointer
+  delivered 0x0: none; error code 0x0
+  injected 0x80000b0e: exception, vector 14, with error code; error code 0x2
+VMCS: guest
+  RIP=0xffffffff81000000 RSP=0x0
+  CR0=0x80050033
+  CS   0010 base=0000000000000000 limit=ffffffff access=0a09b DPL 0, 64-bit code
+  LDTR 0000 base=0000000000000000 limit=00000000 access=10000 DPL 0, unusable
+  TR   0040 base=0000000000001000 limit=00000067 access=0008b DPL 0, TSS, busy
+  GDTR      base=0000000000002000 limit=0000007f
+  activity 0: active
+  interruptibility 0x9: blocking by STI, blocking by NMI
+VMCS: host
+  RIP=0xffffffffc0000000
+VMCS: controls
+  pin-based 0x0000003f: external-interrupt exiting, NMI exiting, virtual NMIs
+  secondary 0x000000a2: enable EPT, enable VPID, unrestricted guest
+  EPT pointer: 0x1234501e";
+    assert_eq!(text.join("\n"), expected);
+}
+
+#[test]
+fn an_ept_violation_is_spelt_out() {
+    let mut vmcs = vmcs();
+    vmcs.insert(info::REASON.encoding(), 48);
+    vmcs.insert(info::QUALIFICATION.encoding(), 0x182);
+    vmcs.insert(info::GUEST_PHYSICAL.encoding(), 0xfee0_0080);
+    let text = lines(&|field| vmcs.get(&field).copied());
+    assert_eq!(text[2], "  reason 0x30: EPT violation");
+    assert_eq!(
+        text[3],
+        "  qualification 0x182: data write, guest-linear address valid, \
+         access to the translation of it"
+    );
+    assert_eq!(text[4], "  guest physical=0xfee00080");
+}
+
+#[test]
+fn nothing_but_headings_of_a_vmcs_that_cannot_be_read() {
+    let text = lines(&|_| None);
+    assert_eq!(
+        text,
+        [
+            "VMCS: the last exit or failed entry",
+            "VMCS: guest",
+            "VMCS: host",
+            "VMCS: controls"
+        ]
+    );
+}
+
+/// Every field is in the dump: a value of its own for each shows it.
+#[test]
+fn all_fields_are_there() {
+    let text = lines(&|field| Some(u64::from(field) << 4 | 0xf)).join("\n");
+    // Told by name, or in a table.
+    let elsewhere = [
+        info::IO_RCX.encoding(),
+        info::IO_RSI.encoding(),
+        info::IO_RDI.encoding(),
+        info::IO_RIP.encoding(),
+        info::ORIGINAL_EVENT_DATA.encoding(),
+        guest::UINV.encoding(),
+        guest::SMBASE.encoding(),
+        guest::RTIT_CTL.encoding(),
+        guest::LBR_CTL.encoding(),
+    ];
+    for group in [control::ALL, info::ALL, guest::ALL, host::ALL] {
+        for field in group {
+            let value = format!("{:x}", field.encoding << 4 | 0xf);
+            let decimal = format!("{}", field.encoding << 4 | 0xf);
+            assert!(
+                text.contains(&value)
+                    || text.contains(&decimal)
+                    || elsewhere.contains(&field.encoding),
+                "{} ({:#x}) is not in the dump",
+                field.name,
+                field.encoding
+            );
+        }
+    }
+}
+
+proptest! {
+    /// Whatever the fields hold: no panic, and lines that the log can take.
+    #[test]
+    fn any_value(seed in any::<u64>()) {
+        let text = lines(&|field| {
+            let mixed = (u64::from(field) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (mixed & 7 != 0).then_some(mixed.rotate_left(17))
+        });
+        for line in text {
+            prop_assert!(line.len() < 900, "{}", line);
+            prop_assert!(!line.contains('\n'));
+        }
+    }
+}
