@@ -255,9 +255,6 @@ pub fn in_child(limit: Duration, body: impl FnOnce() -> Outcome) -> Outcome {
     }
     drop(writer);
     let status = wait(pid, limit);
-    if status.is_none() {
-        tell_threads(pid);
-    }
     // SAFETY: the group is the child's own; its number is not reused before it is gone.
     unsafe { libc::kill(-pid, libc::SIGKILL) };
     let message = read_available(&reader);
@@ -323,6 +320,7 @@ pub fn wait(pid: i32, limit: Duration) -> Option<i32> {
     if let Some(status) = wait_until(pid, Instant::now() + limit) {
         return Some(status);
     }
+    tell_threads(pid);
     // SAFETY: `pid` is a child not yet waited for, so the number is still its own.
     unsafe { libc::kill(-pid, libc::SIGKILL) };
     // SAFETY: as above; covers a child that has not come to set its group.
