@@ -178,7 +178,7 @@ pub fn interrupted(vectoring: Interruption, error_code: impl FnOnce() -> u32) ->
 }
 
 /// What the exit makes of the guest's blocking of NMIs ([`Interruptibility::NMI`]),
-/// if anything: SDM vol. 3, 28.2.3 and 32.7.1.
+/// if anything: SDM vol. 3, 28.2.3 and 27.3.1.5.
 ///
 /// `vectoring`: the IDT-vectoring information. `unblocked`: the exit says that
 /// an IRET had ended the blocking when it failed

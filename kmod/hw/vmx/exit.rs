@@ -209,7 +209,7 @@ fn ept_violation(fields: &impl ReadFields) -> Exit {
     })
 }
 
-/// No instruction has ended for some time (28.2.1, table 28-1).
+/// No instruction has ended for some time (28.2.1).
 fn instruction_timeout(reason: Reason, fields: &impl ReadFields) -> Exit {
     const CONTEXT_INVALID: u64 = 1 << 0;
     if fields.read_natural(info::QUALIFICATION) & CONTEXT_INVALID != 0 {
@@ -239,7 +239,8 @@ pub fn nmi_unblocked(reason: Reason, fields: &impl ReadFields) -> bool {
 }
 
 /// DR6 as the #DB that exited would have left it. The processor tells what it
-/// has found in the exit qualification and does not write DR6 (28.1, table 28-2).
+/// has found in the exit qualification and does not write DR6 (28.2.1,
+/// table 28-1).
 pub const fn dr6_after_debug(dr6: Dr6, qualification: u64) -> Dr6 {
     // B0 to B3 are cleared for the new ones; BD, BS and BT are for software to
     // clear (vol. 3, 18.2.3).

@@ -77,7 +77,7 @@ macro_rules! fields {
             pub const $name: $width = $width($encoding);
         )*)*
 
-        // The parts of the encoding (25.11.2, table 25-21): width, group, an
+        // The parts of the encoding (25.11.2): width, group, an
         // index, and bit 0 for the upper half of a 64-bit field.
         $($(
             const _: () = assert!($encoding == $width::WIDTH << 13 | $group << 10 | $encoding & 0x3fe);
