@@ -9,10 +9,11 @@
 //! carry a dirty bitmap and whatever else belongs to a slot ([`SlotEntry`]).
 
 use super::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
-use super::search::{partition_point, position};
+use super::search::partition_point;
 use crate::uapi::errno::{EEXIST, EINVAL};
 use crate::uapi::{kvm_userspace_memory_region, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
+pub mod by_address;
 pub mod dirty;
 
 /// Slots a VM may have: the value of `KVM_CAP_NR_MEMSLOTS`.
@@ -207,11 +208,6 @@ pub fn index_of<T: SlotEntry>(slots: &[T], gfn: Gfn) -> Option<usize> {
     slots.get(index)?.slot().contains(gfn).then_some(index)
 }
 
-/// Index of the slot with the VMM's number.
-pub fn index_of_id<T: SlotEntry>(slots: &[T], id: u16) -> Option<usize> {
-    position(slots, |entry| entry.slot().id == id)
-}
-
 /// The slots that have frames of a range, in order.
 pub fn overlapping<T: SlotEntry>(slots: &[T], range: GfnRange) -> impl Iterator<Item = &T> {
     let first = partition_point(slots, |entry| entry.slot().frames().end <= range.start);
@@ -304,6 +300,7 @@ pub enum Change {
 
 /// Checks a request against the rules of `KVM_SET_USER_MEMORY_REGION` (API
 /// document 4.35) and says what it does to the table of its address space.
+/// `index` is where the slot with the request's number is, if there is one.
 ///
 /// # Errors
 ///
@@ -312,10 +309,14 @@ pub enum Change {
 /// does not exist; deleting a slot that is not there; resizing a slot, or
 /// changing its memory or whether it is read-only. `EEXIST` when it overlaps
 /// another slot.
-pub fn plan<T: SlotEntry>(slots: &[T], request: &Request, limits: &Limits) -> Result<Change, i32> {
+pub fn plan<T: SlotEntry>(
+    slots: &[T],
+    index: Option<usize>,
+    request: &Request,
+    limits: &Limits,
+) -> Result<Change, i32> {
     check_shape(request, limits)?;
 
-    let index = index_of_id(slots, request.id);
     let old = index.and_then(|index| slots.get(index));
     if request.size == 0 {
         return index.map_or(Err(EINVAL), |index| Ok(Change::Delete { index }));

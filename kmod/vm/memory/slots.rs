@@ -16,18 +16,19 @@ use crate::hw::nested::Format;
 use crate::hw::nested::Level;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hva;
-use crate::pc::addr::PAGE_SHIFT;
 use crate::pc::slots;
+use crate::pc::slots::by_address;
+use crate::pc::slots::by_address::Placed;
 use crate::pc::slots::plan;
 use crate::pc::slots::Change;
 use crate::pc::slots::GfnRange;
 use crate::pc::slots::Request;
 use crate::pc::slots::Slot;
 use crate::pc::slots::SlotEntry;
+use crate::pc::slots::MAX_SLOTS;
 use crate::uapi::kvm_userspace_memory_region;
 use crate::uapi::kvm_userspace_memory_region2;
 use crate::uapi::KVM_DIRTY_LOG_INITIALLY_SET;
-use core::ptr;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -60,14 +61,22 @@ impl MemorySlot {
     }
 }
 
-/// A table of slots, sorted by first frame and free of overlaps.
+/// A table of slots, sorted by first frame and free of overlaps, and ways to
+/// find one by other keys. What has thousands of slots changes them one by one,
+/// and faults and the notifier look them up all the time.
 #[derive(Default)]
 pub(super) struct Slots {
     entries: KVVec<MemorySlot>,
-    /// From the lowest to behind the highest address of any slot's memory: most
-    /// of what changes in a process is not guest memory.
-    hull: Option<(Hva, Hva)>,
+    /// The slots in order of their memory's addresses.
+    placed: KVVec<Placed>,
+    /// By number: the slot's index in `entries`, or [`NO_SLOT`].
+    indices: KVVec<u16>,
 }
+
+/// There is no slot with this number. No index is as high.
+const NO_SLOT: u16 = u16::MAX;
+
+const _: () = assert!(MAX_SLOTS < NO_SLOT);
 
 impl Slots {
     /// The slots, in order.
@@ -79,13 +88,7 @@ impl Slots {
     /// The frames that addresses of the process are, slot by slot, those of
     /// slots on their way out included.
     pub(super) fn frames_at(&self, start: Hva, end: Hva) -> impl Iterator<Item = GfnRange> + '_ {
-        let inside = self
-            .hull
-            .is_some_and(|(low, high)| start < high && end > low);
-        let entries = if inside { self.all() } else { &[] };
-        entries
-            .iter()
-            .filter_map(move |entry| entry.slot.frames_at(start, end))
+        by_address::frames_at(&self.placed, start, end)
     }
 
     /// The slot of a frame; `hint` as in [`slots::find`].
@@ -96,39 +99,35 @@ impl Slots {
 
     /// The slot with the VMM's number.
     pub(super) fn by_id(&self, id: u16) -> Option<&MemorySlot> {
-        let index = slots::index_of_id(&self.entries, id)?;
-        self.entries.get(index)
+        self.entries.get(self.index_of_id(id)?)
+    }
+
+    fn index_of_id(&self, id: u16) -> Option<usize> {
+        let index = *self.indices.get(usize::from(id))?;
+        (index != NO_SLOT).then_some(usize::from(index))
     }
 
     /// A table with `skip` left out and `new` put in before what is then at
     /// `place`.
     fn rebuilt(&self, skip: Option<usize>, new: Option<(usize, MemorySlot)>) -> Result<Self> {
-        let room = self.entries.len().saturating_add(1);
-        let mut entries = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
-        let (place, mut new) = match new {
-            Some((place, entry)) => (place, Some(entry)),
-            None => (usize::MAX, None),
-        };
-        let mut skip = skip.and_then(|index| self.entries.get(index));
-        for entry in &self.entries {
-            if skip.take_if(|skip| ptr::eq(*skip, entry)).is_some() {
-                continue;
-            }
-            if entries.len() == place {
-                if let Some(new) = new.take() {
-                    entries.push_within_capacity(new)?;
-                }
-            }
-            entries.push_within_capacity(entry.clone())?;
+        let gone = skip.and_then(|index| self.entries.get(index));
+        let gone = gone.map(|entry| entry.slot);
+        let added = new.as_ref().map(|(_, entry)| entry.slot);
+        let place = new.as_ref().map(|(place, _)| *place);
+        let changed = skip.unwrap_or(usize::MAX).min(place.unwrap_or(usize::MAX));
+
+        let mut entries = copy_with_room(&self.entries)?;
+        if let Some(index) = skip {
+            entries.remove(index).map_err(|_| ENOENT)?;
         }
-        if let Some(new) = new {
-            entries.push_within_capacity(new)?;
+        if let Some((place, entry)) = new {
+            entries.insert_within_capacity(place, entry)?;
         }
-        let hull = entries
-            .iter()
-            .map(span)
-            .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
-        Ok(Self { entries, hull })
+        Ok(Self {
+            placed: placed(&self.placed, gone, added)?,
+            indices: indices(&self.indices, gone, &entries, changed)?,
+            entries,
+        })
     }
 
     /// A table in which slot `index` is on its way out.
@@ -142,10 +141,55 @@ impl Slots {
     }
 }
 
-/// The addresses of a slot's memory.
-fn span(entry: &MemorySlot) -> (Hva, Hva) {
-    let bytes = entry.slot.pages << PAGE_SHIFT;
-    (entry.slot.hva, entry.slot.hva.wrapping_add(bytes))
+/// A copy that has room for one more.
+fn copy_with_room<T: Clone>(values: &[T]) -> Result<KVVec<T>> {
+    let room = values.len().saturating_add(1);
+    let mut copy = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
+    copy.extend_from_slice(values, GFP_KERNEL_ACCOUNT)?;
+    Ok(copy)
+}
+
+/// The slots in order of address, without `gone` and with `added`.
+fn placed(before: &[Placed], gone: Option<Slot>, added: Option<Slot>) -> Result<KVVec<Placed>> {
+    let mut placed = copy_with_room(before)?;
+    let mut changed = usize::MAX;
+    if let Some(gone) = gone {
+        changed = by_address::index_of(&placed, &gone).ok_or(ENOENT)?;
+        placed.remove(changed).map_err(|_| ENOENT)?;
+    }
+    if let Some(added) = added {
+        let place = by_address::place_of(&placed, &added);
+        changed = changed.min(place);
+        placed.insert_within_capacity(place, Placed::behind(None, added))?;
+    }
+    by_address::settle(&mut placed, changed);
+    Ok(placed)
+}
+
+/// The indices of slots by their numbers. `before` is what they were without
+/// `gone` being gone, and before `entries` from `changed` on.
+fn indices(
+    before: &[u16],
+    gone: Option<Slot>,
+    entries: &[MemorySlot],
+    changed: usize,
+) -> Result<KVVec<u16>> {
+    let mut indices = copy_with_room(before)?;
+    if let Some(place) = gone.and_then(|gone| indices.get_mut(usize::from(gone.id))) {
+        *place = NO_SLOT;
+    }
+    let mut index = changed;
+    for entry in entries.get(changed..).unwrap_or(&[]) {
+        let id = usize::from(entry.slot.id);
+        if let Some(missing) = id.wrapping_add(1).checked_sub(indices.len()) {
+            indices.extend_with(missing, NO_SLOT, GFP_KERNEL_ACCOUNT)?;
+        }
+        if let Some(place) = indices.get_mut(id) {
+            *place = index as u16;
+        }
+        index = index.wrapping_add(1);
+    }
+    Ok(indices)
 }
 
 impl<F: Format, V: FlushRemote> Memory<F, V> {
@@ -180,7 +224,8 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         let _changes = self.changes.lock();
         let reading = self.slots.read();
         let now = reading.get();
-        let change = plan(now.all(), request, &self.limits).map_err(positive)?;
+        let index = now.index_of_id(request.id);
+        let change = plan(now.all(), index, request, &self.limits).map_err(positive)?;
         match change {
             Change::Nothing => Ok(()),
             Change::Create { place, slot } => {
