@@ -111,6 +111,8 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     cache: Cache,
     words: Words,
     entered: Entered,
+    /// Entries with IF 0 since `load`.
+    closed_runs: u32,
     /// RSP of the host as the VMCS has it.
     host_rsp: u64,
     /// CR0 as the guest wrote it; bits that it changes without an exit may be
@@ -207,6 +209,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cache: Cache::default(),
             words,
             entered: Entered::new(),
+            closed_runs: 0,
             host_rsp: 0,
             cr0: Cr0(0),
             cr4: Cr4(0),
@@ -249,6 +252,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         }
         self.host.load(off);
         self.msrs.load(cpu::host_tsc_aux(off));
+        self.open();
         self.shared.l1d.on_load();
     }
 

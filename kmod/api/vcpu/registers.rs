@@ -286,8 +286,8 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.flush_tlb();
         if sregs.flags & uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID != 0 {
             self.hw.set_pdptes(&sregs.pdptrs);
-        } else {
-            self.paging_changed();
+        } else if self.hw.pdptes().is_some() && self.vm.memory.is_current_mm() {
+            self.load_pdptes();
         }
         self.mirror_state_in_cpuid();
         // An older VMM starts its boot processor by state alone.

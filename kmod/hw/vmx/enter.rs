@@ -15,6 +15,7 @@ use super::field::info;
 use super::field::ReadFields;
 use super::insn;
 use super::insn::InveptScope;
+use super::setup;
 use super::state::Current;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
@@ -111,6 +112,12 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if insn::read_cr2() != self.cr2 {
             insn::write_cr2(self.cr2);
         }
+        if regs.rflags.0 & Rflags::IF.0 == 0 {
+            self.closed_runs = self.closed_runs.wrapping_add(1);
+            if self.closed_runs == setup::MOST_CLOSED_RUNS {
+                self.write_timer(0);
+            }
+        }
         self.shared().l1d.on_entry();
         let launched = self.vmcs.is_launched();
         let result = if self.usable {
@@ -144,6 +151,22 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
         if !launched && !reason.is_entry_failure() {
             self.vmcs.set_launched();
+        }
+    }
+
+    /// After interrupts were on: the guest may run for long again.
+    #[inline]
+    pub(super) fn open(&mut self) {
+        if self.closed_runs >= setup::MOST_CLOSED_RUNS {
+            self.write_timer(setup::longest_run(&self.shared().controls));
+        }
+        self.closed_runs = 0;
+    }
+
+    #[cold]
+    fn write_timer(&mut self, ticks: u32) {
+        if self.shared().controls.has_preemption_timer() {
+            self.write(guest::PREEMPTION_TIMER, ticks);
         }
     }
 

@@ -32,10 +32,14 @@ const NO_LINK: u64 = u64::MAX;
 ///
 /// An interrupt of the host ends the run of a guest whatever the guest's IF is,
 /// so that would not need a bound. But the processor is not always one: Bochs
-/// holds the interrupt back while IF is 0 (host and guest had it 0 at the
-/// entry). The timer is loaded at each entry by the processor itself and costs
+/// holds the interrupt back while IF is 0, if host and guest had it 0 at the
+/// entry. The timer is loaded at each entry by the processor itself and costs
 /// one exit in that time.
-const LONGEST_RUN: u64 = 4;
+const LONGEST_RUN: u64 = 2;
+
+/// For the same reason, how often at most a guest with IF 0 is entered in a row:
+/// a guest that exits all the time never runs so long.
+pub(super) const MOST_CLOSED_RUNS: u32 = 128;
 
 /// The control words that change while the VMCS is in use.
 pub(super) struct Words {
@@ -65,6 +69,13 @@ impl Words {
             secondary: secondary.assign(Secondary::VPID, vpid),
         }
     }
+}
+
+/// The longest run in ticks of the preemption timer.
+pub(super) fn longest_run(controls: &Controls) -> u32 {
+    let ticks = u64::from(host_cpu::tsc_khz()).wrapping_mul(LONGEST_RUN)
+        >> controls.preemption_timer_shift();
+    u32::try_from(ticks.max(1)).unwrap_or(u32::MAX)
 }
 
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
@@ -118,10 +129,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.write(control::ENCLS_EXITING, u64::MAX);
         }
         if controls.has_preemption_timer() {
-            let ticks = u64::from(host_cpu::tsc_khz()).wrapping_mul(LONGEST_RUN)
-                >> controls.preemption_timer_shift();
-            let ticks = u32::try_from(ticks.max(1)).unwrap_or(u32::MAX);
-            self.write(guest::PREEMPTION_TIMER, ticks);
+            self.write(guest::PREEMPTION_TIMER, longest_run(controls));
         }
     }
 
