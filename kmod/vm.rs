@@ -37,6 +37,7 @@ pub mod settings;
 pub mod setup;
 pub mod table;
 pub mod timer;
+pub mod vapic;
 pub mod vcpu;
 
 use self::bus::Bus;

@@ -97,6 +97,7 @@ const TABLE: &[(u32, Answer)] = &[
         uapi::KVM_CAP_X2APIC_API,
         Value(model::X2APIC_API_FLAGS as isize),
     ),
+    (uapi::KVM_CAP_VAPIC, YES),
     (uapi::KVM_CAP_IRQFD, YES),
     (uapi::KVM_CAP_IRQFD_RESAMPLE, YES),
     (

@@ -97,6 +97,8 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
             KVM_SET_SIGNAL_MASK => raw |mask| vcpu.set_signal_mask(mask);
             KVM_SET_GUEST_DEBUG => input |debug| vcpu.set_guest_debug(debug);
             KVM_TRANSLATE => both |translation| vcpu.translate_for_user(translation);
+            KVM_TPR_ACCESS_REPORTING => both |control| vcpu.set_tpr_reporting(control);
+            KVM_SET_VAPIC_ADDR => input |address| vcpu.set_vapic_address(address);
             KVM_X86_SETUP_MCE => input |capabilities| vcpu.setup_mce(capabilities);
             KVM_X86_SET_MCE => input |mce| vcpu.set_mce(mce);
             KVM_SET_TSC_KHZ => raw |khz| vcpu.set_tsc_khz(khz);

@@ -64,9 +64,12 @@ extern "C" {
 
 /// Exceptions that the host must see whatever the guest does: a machine check
 /// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
-/// same way again never end inside the processor.
-const ALWAYS_INTERCEPTED: u32 =
-    1 << Vector::MachineCheck as u32 | 1 << Vector::Alignment as u32 | 1 << Vector::Debug as u32;
+/// same way again never end inside the processor. #UD may be the other vendor's
+/// hypercall.
+const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
+    | 1 << Vector::Alignment as u32
+    | 1 << Vector::Debug as u32
+    | 1 << Vector::InvalidOpcode as u32;
 
 /// The value of PAT after RESET (APM vol. 2, 7.8.1).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;

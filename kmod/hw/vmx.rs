@@ -80,9 +80,12 @@ use kernel::prelude::*;
 
 /// Exceptions that the host must see whatever the guest does: a machine check
 /// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
-/// same way again never end inside the processor.
-const ALWAYS_INTERCEPTED: u32 =
-    1 << Vector::MachineCheck as u32 | 1 << Vector::Alignment as u32 | 1 << Vector::Debug as u32;
+/// same way again never end inside the processor. #UD may be the other vendor's
+/// hypercall.
+const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
+    | 1 << Vector::Alignment as u32
+    | 1 << Vector::Debug as u32
+    | 1 << Vector::InvalidOpcode as u32;
 
 /// Offset of the task priority in the virtual-APIC page (SDM vol. 3, 30.1.1).
 const VIRTUAL_TPR: usize = 0x80;

@@ -443,8 +443,9 @@ impl Lapic {
         self.set_tpr((value & 0xf) << 4, post);
     }
 
+    /// Writes TPR: its low half counts only where classes are equal.
     #[inline]
-    fn set_tpr(&mut self, value: u8, post: &LapicPost) {
+    pub fn set_tpr(&mut self, value: u8, post: &LapicPost) {
         let class_changes = (self.tpr() ^ value) & 0xf0 != 0;
         self.set_plain(regs::TPR, u32::from(value));
         self.update_ppr();

@@ -49,6 +49,9 @@ impl<V: Vendor> Vcpu<V> {
     pub fn apic_page_read(&mut self, offset: u32, size: u8) -> u64 {
         match self.lapic.as_mut() {
             Some(lapic) if lapic.mode() == Mode::XApic => {
+                if self.vapic.reports() {
+                    self.vapic.note_tpr_access(offset, self.regs.rip, false);
+                }
                 u64::from(lapic.mmio_read(offset, size, &self.time))
             }
             _ => u64::MAX,
@@ -69,7 +72,11 @@ impl<V: Vendor> Vcpu<V> {
         };
         let effect = lapic.mmio_write(offset, size, value, &context);
         self.hw.set_cr8(lapic.cr8());
-        self.apply_apic_effect(effect)
+        if self.vapic.reports() {
+            self.vapic.note_tpr_access(offset, self.regs.rip, true);
+        }
+        let step = self.apply_apic_effect(effect);
+        self.step_with_report(step)
     }
 
     /// Does what a register write asks for.

@@ -40,7 +40,7 @@ impl<V: Vendor> Vcpu<V> {
             Exit::ControlRegister(access) => self.control_register(access, context),
             Exit::DebugRegister(access) => self.debug_register(access, context),
             Exit::SetXcr => self.set_xcr(context),
-            Exit::Exception { vector, error_code } => self.exception(vector, error_code),
+            Exit::Exception { vector, error_code } => self.exception(vector, error_code, context),
             Exit::CacheFlush | Exit::MonitorWait | Exit::Pause => self.skip(context),
             Exit::Undefined => self.raise(Exception::UD),
             Exit::ReadPmc => self.raise(Exception::GP0),
@@ -138,15 +138,21 @@ impl<V: Vendor> Vcpu<V> {
     /// one before an instruction of the guest has run, and again without end
     /// (#AC or #DB on the handler's stack); no interrupt of the host would get
     /// through in between.
-    fn exception(&mut self, vector: u8, error_code: Option<u32>) -> Handled {
-        let step = self.intercepted_exception(vector, error_code)?;
+    fn exception(&mut self, vector: u8, error_code: Option<u32>, context: Context) -> Handled {
+        let step = self.intercepted_exception(vector, error_code, context)?;
         Ok(step.at_least_leave())
     }
 
-    fn intercepted_exception(&mut self, vector: u8, error_code: Option<u32>) -> Handled {
+    fn intercepted_exception(
+        &mut self,
+        vector: u8,
+        error_code: Option<u32>,
+        context: Context,
+    ) -> Handled {
         match Vector::from_number(vector) {
             Some(Vector::Debug) => self.debug_exception(),
             Some(Vector::Breakpoint) => Ok(self.breakpoint()),
+            Some(Vector::InvalidOpcode) => self.invalid_opcode(context),
             // The host's own handler has run: the processor raises it for
             // the host, and the intercept only ends the guest run.
             Some(Vector::MachineCheck) => {

@@ -5,10 +5,13 @@
 
 use super::run::Context;
 use super::run::Handled;
+use super::run::Step;
+use super::run::Stop;
 use super::vcpu::Vcpu;
 use crate::hw::Vendor;
 use crate::pc::cpuid::Feature;
 use crate::pc::irq::pv_ipi::PvIpi;
+use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
 use crate::uapi;
 
@@ -16,6 +19,10 @@ use crate::uapi;
 const fn failed(errno: i64) -> u64 {
     errno.wrapping_neg() as u64
 }
+
+const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+const HYPERCALL_LENGTH: u8 = 3;
 
 const ENOSYS: i64 = 1000;
 const EPERM: i64 = 1;
@@ -26,6 +33,26 @@ impl<V: Vendor> Vcpu<V> {
     #[inline]
     pub fn hypercall(&mut self, context: Context) -> Handled {
         let length = self.instruction_length(context)?;
+        self.hypercall_of(length)
+    }
+
+    /// #UD: a guest may have been made for the other vendor's hypercalls only,
+    /// and finds them here too (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
+    #[cold]
+    pub fn invalid_opcode(&mut self, context: Context) -> Handled {
+        match self.fetch(context) {
+            Ok(fetched) if is_hypercall(fetched.bytes) => self.hypercall_of(HYPERCALL_LENGTH),
+            Err(Stop::Step(Step::Sleep)) => Err(Stop::Step(Step::Sleep)),
+            _ => {
+                self.events.delivery_faulted();
+                self.raise(Exception::UD)
+            }
+        }
+    }
+
+    /// A hypercall by an instruction of `length` bytes.
+    #[inline]
+    fn hypercall_of(&mut self, length: u8) -> Handled {
         let long = self.is_64bit();
         let argument = |reg| {
             let value = self.regs.gprs.get(reg);
@@ -81,4 +108,10 @@ impl<V: Vendor> Vcpu<V> {
             vcpu.request(super::request::Request::UNHALT);
         }
     }
+}
+
+/// Whether an instruction is VMCALL or VMMCALL.
+fn is_hypercall(bytes: u128) -> bool {
+    let [first, second, third, ..] = bytes.to_le_bytes();
+    matches!([first, second, third], VMCALL | VMMCALL)
 }

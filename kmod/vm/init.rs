@@ -85,6 +85,7 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.flush_tlb();
         if let Some(lapic) = self.lapic.as_mut() {
             let command = lapic.init(&self.shared.apic);
+            self.vapic.init();
             self.hw.set_cr8(lapic.cr8());
             self.apply_timer(command);
         }

@@ -173,7 +173,8 @@ impl<V: Vendor> Vcpu<V> {
             return self.advance_then(access.length, step);
         }
         let value = self.apic_page_read(offset, access.size);
-        self.finish_move(access, value)
+        let step = self.finish_move(access, value)?;
+        Ok(self.step_with_report(step))
     }
 
     #[inline]
@@ -498,6 +499,7 @@ impl<V: Vendor> EmuContext for Machine<'_, V> {
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> Answer<()> {
         if let Some(offset) = self.vcpu.apic_offset(gpa) {
             let value = self.vcpu.apic_page_read(offset, data.len() as u8);
+            self.step = self.vcpu.step_with_report(self.step);
             for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
                 *to = from;
             }

@@ -161,6 +161,10 @@ impl<V: Vendor> Vcpu<V> {
                 self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
                 return Ok(());
             }
+            if self.vapic.has_report() {
+                self.report_tpr_access();
+                return Ok(());
+            }
             if self.user_wants_window() {
                 self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
                 return Ok(());
@@ -169,8 +173,14 @@ impl<V: Vendor> Vcpu<V> {
             if self.events.awaits_trap() {
                 self.find_trap();
             }
+            if self.vapic.is_on() {
+                self.touch_vapic();
+            }
             let (mut step, exit) = self.run_guest();
             if step == Step::Sleep {
+                if self.vapic.is_on() {
+                    self.take_vapic_sleeping();
+                }
                 let handled = self.handle(exit, Context::Sleepable);
                 let settled = self.settle(handled, Context::Sleepable);
                 if settled != Ok(Step::User) {
@@ -257,12 +267,18 @@ impl<V: Vendor> Vcpu<V> {
                 // INIT forgets what has been handed to the processor.
                 return (Step::Leave, Exit::HostInterrupt);
             }
+            if self.vapic.is_on() {
+                self.write_vapic();
+            }
             self.enter(off, tracked);
             self.exits = self.exits.wrapping_add(1);
             self.events.after_exit(&self.hw, &mut self.regs);
             self.sync_tpr();
             self.settle_pv_eoi();
             let exit = self.hw.exit(&mut self.regs);
+            if self.vapic.is_on() && !self.take_vapic() {
+                return (Step::Sleep, exit);
+            }
             let handled = self.handle(exit, Context::Atomic);
             match self.settle(handled, Context::Atomic) {
                 // An event that was cut off goes before an interrupt of the host,

@@ -19,6 +19,7 @@ use super::run_page::RunPages;
 use super::timer;
 use super::timer::GuestTime;
 use super::timer::VcpuTimer;
+use super::vapic::Vapic;
 use super::Vm;
 use crate::host::cpu;
 use crate::host::fpu::GuestFpu;
@@ -155,6 +156,8 @@ pub struct Vcpu<V: Vendor> {
     pub steal_time_pending: Option<Gpa>,
     /// The guest's flag for paravirtual EOI.
     pub pv_eoi: Option<Gpa>,
+    /// The task priority in guest memory.
+    pub vapic: Vapic,
     /// Another vCPU has ended this one's HLT (KVM_HC_KICK_CPU), perhaps before
     /// it began.
     pub unhalted: bool,
@@ -225,6 +228,7 @@ impl<V: Vendor> Vcpu<V> {
             wall_clock_pending: None,
             steal_time_pending: None,
             pv_eoi: None,
+            vapic: Vapic::default(),
             unhalted: false,
             init_pending: false,
             sipi_pending: None,

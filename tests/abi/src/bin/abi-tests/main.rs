@@ -27,6 +27,7 @@ mod smp;
 mod split;
 mod system;
 mod user_msr;
+mod vapic;
 mod vcpu;
 mod vm;
 
@@ -59,5 +60,6 @@ fn main() {
         debug::TESTS,
         pv::TESTS,
         user_msr::TESTS,
+        vapic::TESTS,
     ]));
 }
