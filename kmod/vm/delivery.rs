@@ -47,16 +47,30 @@ impl VcpuTable {
         }
     }
 
-    /// KVM_HC_SEND_IPI; gives the number of vCPUs it went to.
+    /// KVM_HC_SEND_IPI; gives the number of vCPUs it went to. Interrupts may be
+    /// off: at most one look at each id and one at each vCPU.
     pub fn send_pv_ipi(&self, request: PvIpi) -> u64 {
         let message = request.message();
+        let send = |vcpu: &VcpuShared| u64::from(accepted(hand_over(vcpu, &message)));
         let mut count: u64 = 0;
+        let mut left = request;
+        // An id is its vCPU's place in the table, unless VMM or guest have
+        // numbered them otherwise.
         for id in request {
-            let Some(vcpu) = self.by_apic_id(id) else {
-                continue;
-            };
-            if accepted(hand_over(vcpu, &message)) {
-                count = count.wrapping_add(1);
+            let at_place = self.get(id as usize);
+            if let Some(vcpu) = at_place.filter(|vcpu| dest::is_id(id, &vcpu.apic.snapshot())) {
+                left.remove(id);
+                count = count.wrapping_add(send(vcpu));
+            }
+        }
+        for vcpu in self.iter() {
+            if left.is_empty() {
+                break;
+            }
+            for id in dest::ids(&vcpu.apic.snapshot()) {
+                if left.remove(id) {
+                    count = count.wrapping_add(send(vcpu));
+                }
             }
         }
         count

@@ -60,13 +60,23 @@ const fn in_x2apic_logical(dest: u32, ldr: u32) -> bool {
 /// Whether `id` is the APIC id of `target`. No id is a broadcast here.
 #[inline]
 pub fn is_id(id: u32, target: &Snapshot) -> bool {
-    if target.is_x2apic() {
-        return id == target.x2apic_id();
-    }
+    let [first, second] = ids(target);
+    id == first || id == second
+}
+
+/// The ids that `target` answers to; one if both are the same.
+#[inline]
+pub fn ids(target: &Snapshot) -> [u32; 2] {
+    let full = target.x2apic_id();
+    let first = if target.is_x2apic() {
+        full
+    } else {
+        u32::from(target.xapic_id())
+    };
     // An APIC whose id does not fit 8 bits can still be woken by its full id
     // before it switches to x2APIC mode.
-    id == u32::from(target.xapic_id())
-        || (target.x2apic_id() > BROADCAST_8BIT && id == target.x2apic_id())
+    let woken = full > BROADCAST_8BIT;
+    [first, if woken { full } else { first }]
 }
 
 fn in_xapic_logical(dest: u32, target: &Snapshot) -> bool {

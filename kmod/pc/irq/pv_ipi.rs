@@ -48,6 +48,25 @@ impl PvIpi {
         })
     }
 
+    /// Whether no id is left.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.bitmap == 0
+    }
+
+    /// Takes an id out; false if it is not among them.
+    pub const fn remove(&mut self, id: u32) -> bool {
+        let Some(offset) = id.checked_sub(self.lowest) else {
+            return false;
+        };
+        let Some(bit) = 1u128.checked_shl(offset) else {
+            return false;
+        };
+        let had = self.bitmap & bit != 0;
+        self.bitmap &= !bit;
+        had
+    }
+
     /// What every id of the iteration gets. Its `dest` means nothing: ids are
     /// compared with [`is_id`](super::dest::is_id), so that none is a
     /// broadcast.

@@ -270,6 +270,13 @@ fn pv_ipi() {
     assert_eq!(ipi.message().mode, DeliveryMode::Nmi);
     assert!(PvIpi::decode(1, 0, 0, 0x8fd, true).is_none());
     assert!(PvIpi::decode(1, 0, 0, 0x4_00fd, true).is_none());
+    let mut left = PvIpi::decode(0b101, 1 << 63, 8, 0x40fd, true).expect("legal");
+    for absent in [0, 7, 9, 8 + 126, 8 + 128, 8 + 256, u32::MAX] {
+        assert!(!left.remove(absent), "{absent}");
+    }
+    assert!(left.remove(10) && !left.remove(10));
+    assert!(left.remove(8) && !left.is_empty());
+    assert!(left.remove(8 + 127) && left.is_empty());
     // Its ids are never broadcasts.
     assert!(!is_id(0xff, &xapic(1, 0, 0xf)));
     assert!(!is_id(BROADCAST, &x2apic(1)));

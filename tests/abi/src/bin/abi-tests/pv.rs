@@ -8,9 +8,7 @@ use ironvm_abi_tests::guest::{long_mode, Machine};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::{
-    code64, ensure, ensure_eq, skip, test, Failure, Outcome, SysResult, Vcpu,
-};
+use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Failure, Outcome, SysResult, Vcpu};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -27,6 +25,7 @@ pub const TESTS: &[Test] = &[
     test!("pv", msrs_need_features),
     test!("pv", kick_hypercall),
     test!("pv", kick_shows_in_mp_state),
+    test!("pv", ipis_by_hypercall),
     test!("pv", tsc_adjust),
 ];
 
@@ -39,6 +38,7 @@ const FEATURE_CLOCK2: u32 = 1 << 3;
 const FEATURE_STEAL_TIME: u32 = 1 << 5;
 const FEATURE_PV_EOI: u32 = 1 << 6;
 const FEATURE_UNHALT: u32 = 1 << 7;
+const FEATURE_SEND_IPI: u32 = 1 << 11;
 
 fn features(machine: &Machine) -> u32 {
     machine.cpuid.leaf(0x4000_0001, 0).map_or(0, |l| l.eax)
@@ -286,19 +286,24 @@ fn msrs_need_features() -> Outcome {
 }
 
 /// KVM_HC_KICK_CPU wakes a vCPU that halts, without an interrupt.
+/// Puts a hypercall at `CODE`.
+fn load_hypercall(machine: &Machine) {
+    let vendor = machine.cpuid.leaf(0, 0).map_or(0, |l| l.ebx);
+    let call: &[u8] = if vendor == u32::from_le_bytes(*b"Genu") {
+        code64!("vmcall", "out 0x10, al")
+    } else {
+        code64!("vmmcall", "out 0x10, al")
+    };
+    machine.load(CODE, call);
+}
+
 /// A machine whose first vCPU can kick its second, which is runnable.
 fn kicking() -> Result<(Driver, Vcpu), Failure> {
     let d = Driver::new(Eoi::Xapic)?;
     need(&d.machine, FEATURE_UNHALT, "PV unhalt")?;
     let other = d.another(1)?;
     set_mp_state(&other, KVM_MP_STATE_RUNNABLE)?;
-    let vendor = d.machine.cpuid.leaf(0, 0).map_or(0, |l| l.ebx);
-    let call: &[u8] = if vendor == u32::from_le_bytes(*b"Genu") {
-        code64!("vmcall", "out 0x10, al")
-    } else {
-        code64!("vmmcall", "out 0x10, al")
-    };
-    d.machine.load(CODE, call);
+    load_hypercall(&d.machine);
     d.machine.load(
         CODE + 0x100,
         code64!("cli", "hlt", "mov ebx, 0x99", "out 0x10, al"),
@@ -353,6 +358,44 @@ fn kick_shows_in_mp_state() -> Outcome {
     other.run_to_done()?;
     set_mp_state(&other, KVM_MP_STATE_HALTED)?;
     ensure_eq!(mp_state(&other)?, KVM_MP_STATE_HALTED, "state after");
+    Ok(())
+}
+
+/// One hypercall interrupts several vCPUs, wherever their ids are; it tells how many.
+fn ipis_by_hypercall() -> Outcome {
+    let d = Driver::new(Eoi::Xapic)?;
+    need(&d.machine, FEATURE_SEND_IPI, "PV IPIs")?;
+    let (other, far) = (d.another(1)?, d.another(90)?);
+    load_hypercall(&d.machine);
+    let state: kvm_lapic_state = far.get(KVM_GET_LAPIC)?;
+    far.set(KVM_SET_LAPIC, &state)?;
+    let send = |low: u64, high: u64, lowest: u64, command: u64| -> Result<u64, Failure> {
+        d.vcpu.change_regs(|r| {
+            (r.rip, r.rax, r.rbx, r.rcx) = (CODE, 10, low, high);
+            (r.rdx, r.rsi) = (lowest, command);
+        })?;
+        d.vcpu.run_to_done()?;
+        Ok(d.vcpu.regs()?.rax)
+    };
+    let pending = |vcpu: &Vcpu, vector: u32| -> Result<bool, Failure> {
+        let word = ironvm_abi_tests::driver::lapic_register(vcpu, 0x200 + vector / 32 * 0x10)?;
+        Ok(word >> (vector % 32) & 1 != 0)
+    };
+    ensure_eq!(
+        send(0b10, 1 << (90 - 64), 0, 0x61)?,
+        2,
+        "result for 1 and 90"
+    );
+    ensure!(pending(&other, 0x61)? && pending(&far, 0x61)?, "0x61");
+    ensure!(!pending(&d.vcpu, 0x61)?, "0x61 at the sender");
+    ensure_eq!(send(1, 0, 90, 0x62)?, 1, "result for 90 alone");
+    ensure!(!pending(&other, 0x62)? && pending(&far, 0x62)?, "0x62");
+    ensure_eq!(
+        send(0b101, 0, 0, 0x63)?,
+        1,
+        "result for 0 and an id that is none's"
+    );
+    ensure!(pending(&d.vcpu, 0x63)?, "0x63 at the sender");
     Ok(())
 }
 
