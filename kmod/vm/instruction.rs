@@ -18,6 +18,7 @@ use super::run::Step;
 use super::run::Stop;
 use super::table::Flusher;
 use super::vcpu::Vcpu;
+use crate::host::cpu;
 use crate::hw::Vendor;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::Gva;
@@ -66,11 +67,21 @@ impl<V: Vendor> Vcpu<V> {
             cr3: self.hw.cr3(),
             cr4: Cr4(self.hw.cr4()),
             efer: Efer(self.hw.efer()),
-            pkru: self.pkru,
+            pkru: self.guest_pkru(),
             pdptes: self.hw.pdptes(),
             physical_bits: self.model.caps().physical_bits,
             gib_pages: self.model.caps().has(Feature::GBPAGES),
             reserves_global: V::RESERVES_GLOBAL,
+        }
+    }
+
+    /// PKRU of the guest, which the processor has while the guest's state is
+    /// loaded.
+    #[inline]
+    fn guest_pkru(&self) -> u32 {
+        match self.host_pkru {
+            None => self.pkru,
+            Some(_) => cpu::read_pkru(),
         }
     }
 
