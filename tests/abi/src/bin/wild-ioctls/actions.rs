@@ -10,6 +10,7 @@ use ironvm_abi_tests::sys::Mapping;
 
 use crate::arguments::{argument, bad_pointer, Buffer};
 use crate::rng::Rng;
+use crate::trace;
 use crate::zoo::{ioctls_of, is_tame, start, Kind, Slot, Tally, Zoo, MEMORY};
 
 thread_local! {
@@ -43,7 +44,9 @@ fn with_buffer(f: impl FnOnce(&Buffer)) {
 fn call(fd: i32, request: u64, arg: u64) -> i32 {
     // SAFETY: the argument is a number or a pointer into memory that holds no Rust object; the
     // buffers are larger than any structure of the ABI.
-    unsafe { libc::ioctl(fd, request as _, arg) }
+    trace::keeping(fd, request, arg, || unsafe {
+        libc::ioctl(fd, request as _, arg)
+    })
 }
 
 /// Keeps a new descriptor in a slot of its kind, whose old one is closed under whoever uses it.

@@ -10,6 +10,7 @@
 mod actions;
 mod arguments;
 mod rng;
+mod trace;
 mod zoo;
 
 use std::sync::atomic::Ordering;
@@ -25,9 +26,11 @@ struct Options {
     seconds: u64,
     threads: usize,
     seed: u64,
+    /// Each call is printed before it is made: for hosts that stop.
+    trace: bool,
 }
 
-const USAGE: &str = "usage: wild-ioctls [--seconds S] [--threads N] [--seed X]";
+const USAGE: &str = "usage: wild-ioctls [--seconds S] [--threads N] [--seed X] [--trace]";
 
 fn options() -> Result<Options, String> {
     let nanos = std::time::SystemTime::now()
@@ -37,9 +40,14 @@ fn options() -> Result<Options, String> {
         seconds: 30,
         threads: 4,
         seed: nanos,
+        trace: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
+        if arg == "--trace" {
+            options.trace = true;
+            continue;
+        }
         let value = args.next().ok_or(USAGE)?;
         let digits = value.strip_prefix("0x");
         let number = match digits {
@@ -49,7 +57,7 @@ fn options() -> Result<Options, String> {
         let number = number.map_err(|_| USAGE)?;
         match arg.as_str() {
             "--seconds" => options.seconds = number,
-            "--threads" => options.threads = number.clamp(1, 64) as usize,
+            "--threads" => options.threads = number.clamp(1, trace::THREADS as u64) as usize,
             "--seed" => options.seed = number,
             _ => return Err(USAGE.to_string()),
         }
@@ -82,13 +90,18 @@ fn storm(options: &Options, tally: &Tally) -> Storm {
         let round = storm.rounds;
         let seed = options.seed.wrapping_add(round);
         let left = end.saturating_duration_since(Instant::now());
+        trace::forget();
         let outcome = in_child(LIMIT, || {
             zoo::round(seed, options.threads, left.min(ROUND), tally);
             Ok(())
         });
         storm.rounds += 1;
         match outcome {
-            Err(Failure::Failed(why)) if why.starts_with("no end") => storm.hung.push(seed),
+            Err(Failure::Failed(why)) if why.starts_with("no end") => {
+                say(format_args!("round of seed {seed:#x}: no end"));
+                trace::show();
+                storm.hung.push(seed);
+            }
             Err(_) => storm.killed += 1,
             Ok(()) => {}
         }
@@ -96,6 +109,7 @@ fn storm(options: &Options, tally: &Tally) -> Storm {
         lines.retain(|line| !known_of_kvm(seed, line));
         if !lines.is_empty() {
             say(format_args!("round of seed {seed:#x}: {}", lines[0]));
+            trace::show();
             storm.complaints.extend(lines);
         }
         if storm.hung.len() > 2 {
@@ -196,6 +210,10 @@ fn main() {
         "seed {:#x}, {} s, {} threads",
         options.seed, options.seconds, options.threads
     ));
+    if let Err(e) = trace::begin(options.trace) {
+        eprintln!("{e}");
+        std::process::exit(2);
+    }
     let tally = match Tally::new() {
         Ok(tally) => tally,
         Err(e) => {

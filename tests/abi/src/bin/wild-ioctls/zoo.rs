@@ -14,6 +14,7 @@ use kvm_bindings::*;
 
 use crate::actions;
 use crate::rng::Rng;
+use crate::trace;
 
 /// Kinds of descriptors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,6 +285,7 @@ pub fn round(seed: u64, threads: usize, time: Duration, tally: &Tally) {
         for (i, id) in ids.iter().enumerate() {
             let (zoo, mut rng) = (&zoo, Rng::new(seed, i as u64 + 1));
             s.spawn(move || {
+                trace::this_thread_is(i);
                 id.store(signals::thread_id(), Ordering::Relaxed);
                 while !zoo.stop.load(Ordering::Relaxed) {
                     actions::one(zoo, &mut rng, tally);
