@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::{check, own_fd, Errno};
 
+pub mod emulator;
 pub mod kernel_log;
 
 use kernel_log::KernelLog;
@@ -135,12 +136,27 @@ struct Tally {
 /// `main` of a program that is a table of tests. Gives the exit status.
 pub fn main(tables: &[&[Test]]) -> i32 {
     let mut list = false;
+    let mut despite = Vec::new();
     let mut filters = Vec::new();
-    for arg in std::env::args().skip(1) {
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
         match arg.as_str() {
             "--list" => list = true,
+            "--despite" => match args.next() {
+                Some(key) if emulator::keys().any(|known| known == key) => despite.push(key),
+                _ => {
+                    let known: Vec<_> = emulator::keys().collect();
+                    eprintln!("--despite takes one of: {}", known.join(", "));
+                    return 2;
+                }
+            },
             "--help" | "-h" => {
-                println!("usage: [--list] [FILTER...]\nA FILTER is a part of a test's name.");
+                println!(
+                    "usage: [--list] [--despite FAULT]... [FILTER...]\n\
+                     A FILTER is a part of a test's name. --despite runs as well what is skipped \
+                     because of that fault of the emulator: {}",
+                    emulator::keys().collect::<Vec<_>>().join(", ")
+                );
                 return 0;
             }
             _ => filters.push(arg),
@@ -154,7 +170,14 @@ pub fn main(tables: &[&[Test]]) -> i32 {
     }
     let mut tally = Tally::default();
     for test in tests {
-        tally.note(test.name, run(test));
+        let excuse = emulator::excuse(test.name, &despite);
+        tally.note(
+            test.name,
+            match excuse {
+                Some(why) => Err(Failure::Skipped(why.into())),
+                None => run(test),
+            },
+        );
     }
     tally.finish()
 }

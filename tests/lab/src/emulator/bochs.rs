@@ -38,7 +38,7 @@ impl Emulator for Bochs {
     fn append(&self) -> &'static str {
         // Time is what the instructions make it: nothing to calibrate. A reset
         // by triple fault ends Bochs. Without KASLR runs repeat.
-        "tsc=reliable no_timer_check lpj=1000000 reboot=t nokaslr init_on_alloc=0"
+        "tsc=reliable no_timer_check lpj=1000000 reboot=t nokaslr cryptomgr.notests"
     }
 
     fn end(&self) -> End {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ironvm_abi_tests::driver::{entry, msi_address, Driver, Eoi};
 use ironvm_abi_tests::fds::{eventfd, eventfd_add, eventfd_take, Vm};
 use ironvm_abi_tests::guest::long_mode;
-use ironvm_abi_tests::harness::Test;
+use ironvm_abi_tests::harness::{emulator, Test};
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::lists::{route_to_msi, set_routing};
@@ -27,7 +27,13 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Rounds of what changes.
-const ROUNDS: u32 = 300;
+fn rounds() -> u32 {
+    if emulator::is_slow() {
+        20
+    } else {
+        300
+    }
+}
 
 /// Signals an eventfd until told to stop; how often.
 fn signal_until(fd: &OwnedFd, stop: &AtomicBool) -> SysResult<u64> {
@@ -75,7 +81,7 @@ fn irqfd_comes_and_goes() -> Outcome {
     std::thread::scope(|s| -> Outcome {
         let signals = s.spawn(|| signal_until(&fd, &stop));
         let _stop = Stop(&stop);
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             irqfd(vm, &fd, 30, 0, None)?;
             d.halt()?;
             irqfd(vm, &fd, 30, KVM_IRQFD_FLAG_DEASSIGN, None)?;
@@ -104,7 +110,7 @@ fn routes_change_under_signals() -> Outcome {
     let signals = std::thread::scope(|s| {
         let signals = s.spawn(|| signal_until(&fd, &stop));
         let _stop = Stop(&stop);
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             route(0x70 + (round & 1))?;
             d.breathe()?;
         }
@@ -133,7 +139,7 @@ fn resamplers_come_and_go() -> Outcome {
     std::thread::scope(|s| -> Outcome {
         s.spawn(|| signal_until(&fd, &stop));
         let _stop = Stop(&stop);
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             irqfd(vm, &fd, 11, 0, Some(&resample))?;
             d.halt()?;
             irqfd(vm, &fd, 11, KVM_IRQFD_FLAG_DEASSIGN, None)?;
@@ -238,7 +244,7 @@ fn pit_is_set_while_it_ticks() -> Outcome {
             Ok(())
         });
         let _stop = Stop(&stop);
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds() {
             d.halt()?;
         }
         stop.store(true, Ordering::Relaxed);
