@@ -158,6 +158,29 @@ impl Vm {
         self.set(KVM_IRQ_LINE, &line)
     }
 
+    /// `KVM_IRQFD` without a resamplefd.
+    pub fn irqfd(&self, fd: &OwnedFd, gsi: u32, flags: u32) -> SysResult<i32> {
+        let arg = kvm_irqfd {
+            fd: fd.as_raw_fd() as u32,
+            gsi,
+            flags,
+            ..Default::default()
+        };
+        self.set(KVM_IRQFD, &arg)
+    }
+
+    /// `KVM_IRQFD` with a resamplefd.
+    pub fn irqfd_resampling(&self, fd: &OwnedFd, gsi: u32, resample: &OwnedFd) -> SysResult<i32> {
+        let arg = kvm_irqfd {
+            fd: fd.as_raw_fd() as u32,
+            gsi,
+            flags: KVM_IRQFD_FLAG_RESAMPLE,
+            resamplefd: resample.as_raw_fd() as u32,
+            ..Default::default()
+        };
+        self.set(KVM_IRQFD, &arg)
+    }
+
     /// `KVM_SIGNAL_MSI`.
     pub fn signal_msi(&self, address: u64, data: u32) -> SysResult<i32> {
         let msi = kvm_msi {

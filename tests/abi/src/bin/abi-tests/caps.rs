@@ -70,15 +70,7 @@ const PROBES: &[(&str, u32, Probe)] = &[
     ("MCE", KVM_CAP_MCE, |_, v| {
         ioctl_mut(v, KVM_X86_SETUP_MCE, &mut (10u64 | 1 << 8))
     }),
-    ("IRQFD", KVM_CAP_IRQFD, |m, _| {
-        let fd = eventfd()?;
-        let arg = kvm_irqfd {
-            fd: fd.as_raw_fd() as u32,
-            gsi: 5,
-            ..Default::default()
-        };
-        m.vm.set(KVM_IRQFD, &arg)
-    }),
+    ("IRQFD", KVM_CAP_IRQFD, |m, _| m.vm.irqfd(&eventfd()?, 5, 0)),
     ("PIT_STATE2", KVM_CAP_PIT_STATE2, |m, _| {
         let state: kvm_pit_state2 = m.vm.get(KVM_GET_PIT2)?;
         m.vm.set(KVM_SET_PIT2, &state)

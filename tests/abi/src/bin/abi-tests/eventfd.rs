@@ -46,21 +46,11 @@ pub const TESTS: &[Test] = &[
     test!("coalesced", errors_of_zones),
 ];
 
-fn irqfd(vm: &Vm, fd: &OwnedFd, gsi: u32, flags: u32) -> SysResult<i32> {
-    let arg = kvm_irqfd {
-        fd: fd.as_raw_fd() as u32,
-        gsi,
-        flags,
-        ..Default::default()
-    };
-    vm.set(KVM_IRQFD, &arg)
-}
-
 fn message_driver() -> Result<(Driver, OwnedFd), Failure> {
     let d = Driver::new(Eoi::Xapic)?;
     set_routing(&d.machine.vm, &[route_to_msi(30, msi_address(0), 0x70)])?;
     let fd = eventfd()?;
-    irqfd(&d.machine.vm, &fd, 30, 0)?;
+    d.machine.vm.irqfd(&fd, 30, 0)?;
     Ok((d, fd))
 }
 
@@ -79,7 +69,7 @@ fn to_ioapic_edge() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
     d.ioapic(10, entry(0x4a, 0, false))?;
     let fd = eventfd()?;
-    irqfd(&d.machine.vm, &fd, 10, 0)?;
+    d.machine.vm.irqfd(&fd, 10, 0)?;
     for n in 1..=5 {
         eventfd_add(&fd, 1)?;
         // The way to this chip may sleep, so it may be taken later.
@@ -110,7 +100,7 @@ fn already_signalled() -> Outcome {
     set_routing(&d.machine.vm, &[route_to_msi(30, msi_address(0), 0x70)])?;
     let fd = eventfd()?;
     eventfd_add(&fd, 3)?;
-    irqfd(&d.machine.vm, &fd, 30, 0)?;
+    d.machine.vm.irqfd(&fd, 30, 0)?;
     d.halt()?;
     ensure_eq!(d.count(0x70), 1, "interrupts");
     Ok(())
@@ -118,29 +108,18 @@ fn already_signalled() -> Outcome {
 
 fn deassign() -> Outcome {
     let (d, fd) = message_driver()?;
-    irqfd(&d.machine.vm, &fd, 30, KVM_IRQFD_FLAG_DEASSIGN)?;
+    d.machine.vm.irqfd(&fd, 30, KVM_IRQFD_FLAG_DEASSIGN)?;
     eventfd_add(&fd, 1)?;
     d.breathe()?;
     ensure_eq!(d.count(0x70), 0, "interrupts");
     ensure_eq!(eventfd_take(&fd)?, 1, "count in the eventfd");
     // What is not there is taken away without an error.
-    irqfd(&d.machine.vm, &fd, 30, KVM_IRQFD_FLAG_DEASSIGN)?;
-    irqfd(&d.machine.vm, &fd, 30, 0)?;
+    d.machine.vm.irqfd(&fd, 30, KVM_IRQFD_FLAG_DEASSIGN)?;
+    d.machine.vm.irqfd(&fd, 30, 0)?;
     eventfd_add(&fd, 1)?;
     d.breathe()?;
     ensure_eq!(d.count(0x70), 1, "interrupts after a new assignment");
     Ok(())
-}
-
-fn assign_resample(d: &Driver, fd: &OwnedFd, resample: &OwnedFd, gsi: u32) -> SysResult<i32> {
-    let arg = kvm_irqfd {
-        fd: fd.as_raw_fd() as u32,
-        gsi,
-        flags: KVM_IRQFD_FLAG_RESAMPLE,
-        resamplefd: resample.as_raw_fd() as u32,
-        ..Default::default()
-    };
-    d.machine.vm.set(KVM_IRQFD, &arg)
 }
 
 /// A level interrupt: the line stays up until the guest's EOI, which is told to userspace.
@@ -151,7 +130,7 @@ fn resample() -> Outcome {
     }
     d.ioapic(11, entry(0x4b, 0, true))?;
     let (fd, resample) = (eventfd()?, eventfd()?);
-    assign_resample(&d, &fd, &resample, 11)?;
+    d.machine.vm.irqfd_resampling(&fd, 11, &resample)?;
     for n in 1..=4 {
         eventfd_add(&fd, 1)?;
         d.halt()?;
@@ -175,7 +154,7 @@ fn resample_with_two_sources() -> Outcome {
     let fds = [eventfd()?, eventfd()?];
     let resamples = [eventfd()?, eventfd()?];
     for (fd, resample) in fds.iter().zip(&resamples) {
-        assign_resample(&d, fd, resample, 11)?;
+        d.machine.vm.irqfd_resampling(fd, 11, resample)?;
     }
     eventfd_add(&fds[1], 1)?;
     d.halt()?;
@@ -192,22 +171,22 @@ fn errors() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
     let vm = &d.machine.vm;
     let fd = eventfd()?;
-    ensure_errno!(irqfd(vm, &fd, 5, 1 << 7), libc::EINVAL, "unknown flag");
-    irqfd(vm, &fd, 5, 0)?;
-    ensure_errno!(irqfd(vm, &fd, 6, 0), libc::EBUSY, "the same eventfd twice");
+    ensure_errno!(vm.irqfd(&fd, 5, 1 << 7), libc::EINVAL, "unknown flag");
+    vm.irqfd(&fd, 5, 0)?;
+    ensure_errno!(vm.irqfd(&fd, 6, 0), libc::EBUSY, "the same eventfd twice");
     let null = std::fs::File::open("/dev/null").map_err(|e| e.to_string())?;
     let null = OwnedFd::from(null);
-    ensure_errno!(irqfd(vm, &null, 5, 0), libc::EINVAL, "not an eventfd");
+    ensure_errno!(vm.irqfd(&null, 5, 0), libc::EINVAL, "not an eventfd");
     let closed = kvm_irqfd {
         fd: 999,
         ..Default::default()
     };
     ensure_errno!(vm.set(KVM_IRQFD, &closed), libc::EBADF, "not open");
     let other = eventfd()?;
-    let result = assign_resample(&d, &other, &null, 9);
+    let result = d.machine.vm.irqfd_resampling(&other, 9, &null);
     ensure_errno!(result, libc::EINVAL, "resamplefd is not an eventfd");
     let machine = Machine::new()?;
-    let result = irqfd(&machine.vm, &other, 5, 0);
+    let result = machine.vm.irqfd(&other, 5, 0);
     ensure!(result.is_err(), "irqfd without chips gave {result:?}");
     Ok(())
 }
@@ -219,7 +198,7 @@ fn eventfd_closed_first() -> Outcome {
     d.breathe()?;
     ensure_eq!(d.count(0x70), 1, "interrupts");
     let fd = eventfd()?;
-    irqfd(&d.machine.vm, &fd, 30, 0)?;
+    d.machine.vm.irqfd(&fd, 30, 0)?;
     drop(d);
     // The VM is gone; the eventfd is an ordinary one again.
     eventfd_add(&fd, 2)?;
@@ -244,7 +223,7 @@ fn many() -> Outcome {
     set_routing(&d.machine.vm, &routes)?;
     let fds = (0..200).map(|_| eventfd()).collect::<Result<Vec<_>, _>>()?;
     for (fd, gsi) in fds.iter().zip(24..) {
-        irqfd(&d.machine.vm, fd, gsi, 0)?;
+        d.machine.vm.irqfd(fd, gsi, 0)?;
     }
     for fd in &fds {
         eventfd_add(fd, 1)?;

@@ -120,16 +120,10 @@ fn no_irqchip_state() -> Outcome {
 
 fn irqfd_to_message() -> Outcome {
     use ironvm_abi_tests::fds::{eventfd, eventfd_add};
-    use std::os::fd::AsRawFd;
     let d = driver(Eoi::Xapic)?;
     set_routing(&d.machine.vm, &[route_to_msi(30, msi_address(0), 0x70)])?;
     let fd = eventfd()?;
-    let arg = kvm_irqfd {
-        fd: fd.as_raw_fd() as u32,
-        gsi: 30,
-        ..Default::default()
-    };
-    d.machine.vm.set(KVM_IRQFD, &arg)?;
+    d.machine.vm.irqfd(&fd, 30, 0)?;
     for n in 1..=3 {
         eventfd_add(&fd, 1)?;
         d.halt()?;
