@@ -17,6 +17,7 @@ use super::insn;
 use super::insn::InveptScope;
 use super::setup;
 use super::state::Current;
+use super::vmcs::Field;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
@@ -100,6 +101,14 @@ impl Reason {
     }
 }
 
+/// Writes a field that every processor has, of the VMCS that is current.
+#[inline]
+fn put<F: Field>(field: F, value: F::Value) {
+    // SAFETY: State of the guest, which an entry checks, or controls out of
+    // `Controls`.
+    unsafe { insn::vmwrite(field.operand(), F::to_register(value)) };
+}
+
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Runs the guest until it exits. The VMCS is current: `load` was called.
     #[inline]
@@ -174,22 +183,22 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline]
     fn write_changed(&mut self, regs: &Registers) {
         if regs.rip != self.entered.rip {
-            self.write(guest::RIP, regs.rip);
             self.entered.rip = regs.rip;
+            put(guest::RIP, regs.rip);
         }
         let rsp = regs.gprs.get(Reg::Rsp);
         if rsp != self.entered.rsp {
-            self.write(guest::RSP, rsp);
             self.entered.rsp = rsp;
+            put(guest::RSP, rsp);
         }
         if regs.rflags.0 != self.entered.rflags {
-            self.write(guest::RFLAGS, regs.rflags.0);
             self.entered.rflags = regs.rflags.0;
+            put(guest::RFLAGS, regs.rflags.0);
             self.flags_changed(regs.rflags);
         }
         if self.words.primary != self.words.primary_written {
             self.words.primary_written = self.words.primary;
-            self.write(control::PRIMARY, self.words.primary.0);
+            put(control::PRIMARY, self.words.primary.0);
         }
     }
 
@@ -232,22 +241,26 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Why the guest has stopped.
     #[inline]
     pub(super) fn decode_exit(&mut self) -> Exit {
+        match self.entered.reason {
+            // The exits that come most.
+            Reason::CPUID => Exit::Cpuid,
+            Reason::RDMSR => Exit::ReadMsr,
+            Reason::WRMSR => Exit::WriteMsr,
+            Reason::VMCALL => Exit::Hypercall,
+            Reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
+            reason => self.decode_other(reason),
+        }
+    }
+
+    /// What the exit says beside its reason.
+    #[inline(never)]
+    fn decode_other(&mut self, reason: Reason) -> Exit {
         if let Some(error) = self.entered.refused.take() {
             return Exit::EntryFailed {
                 reason: u64::from(error),
             };
         }
-        let reason = self.entered.reason;
         let exit = exit::decode(reason, &Current);
-        if reason.is_in(BETWEEN) {
-            return exit;
-        }
-        self.settle_exit(reason, exit)
-    }
-
-    /// What an exit says beside its reason.
-    #[inline(never)]
-    fn settle_exit(&mut self, reason: Reason, exit: Exit) -> Exit {
         match exit {
             Exit::NmiWindow => self.words.primary.set(Primary::NMI_WINDOW, false),
             Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
