@@ -39,6 +39,7 @@ pub const TESTS: &[Test] = &[
     test!("emulate", others_64, 60),
     test!("emulate", wide_64, 60),
     test!("emulate", unknown_instruction),
+    test!("emulate", locked_exchange_of_16_bytes),
     test!("emulate", unknown_instruction_in_user_mode),
     test!("emulate", segment_limit_16),
     test!("emulate", page_fault_during_emulation),
@@ -281,6 +282,34 @@ fn unknown_instruction() -> Outcome {
     let length = usize::from(bytes[0]);
     ensure!(length >= 4, "only {length} bytes");
     ensure_eq!(bytes[1..5].to_vec(), code[..4].to_vec(), "bytes");
+    Ok(())
+}
+
+/// Sixteen bytes cannot be exchanged at once by software: what the module is asked for may be
+/// read, but nothing is written, and the instruction is told as one that it does not know.
+fn locked_exchange_of_16_bytes() -> Outcome {
+    let (machine, vcpu) = machine_for(Bits::B64)?;
+    if machine
+        .cpuid
+        .leaf(1, 0)
+        .is_none_or(|l| l.ecx & 1 << 13 == 0)
+    {
+        ironvm_abi_tests::skip!("no CMPXCHG16B");
+    }
+    machine.load(CODE, code64!("lock cmpxchg16b [rsi]", "hlt"));
+    vcpu.change_regs(|r| (r.rsi, r.rax, r.rdx) = (DEVICE, 0, 0))?;
+    let mut reads = 0;
+    let exit = loop {
+        match vcpu.run_on()? {
+            Exit::Mmio(access) if !access.write && reads < 2 => reads += 1,
+            exit => break exit,
+        }
+    };
+    ensure!(
+        matches!(exit, Exit::InternalError(1, _)),
+        "exit is {exit:x?}, expected an emulation error"
+    );
+    ensure_eq!(vcpu.regs()?.rip, CODE, "RIP");
     Ok(())
 }
 
