@@ -46,8 +46,8 @@ use self::field::guest;
 use self::field::info;
 use self::field::SegmentFields;
 use self::host_state::HostState;
-use self::msrs::Syscall;
 use self::msrs::SwitchedMsrs;
+use self::msrs::Syscall;
 use self::setup::Words;
 use self::state::Cache;
 use self::vmcs::Vmcs;
@@ -411,7 +411,10 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.write(fields.base, segment.base);
         self.write(fields.limit, segment.limit);
         self.write(fields.selector, segment.selector);
-        self.write(fields.access, state::access_rights(which, segment.attributes));
+        self.write(
+            fields.access,
+            state::access_rights(which, segment.attributes),
+        );
         self.cache.forget();
     }
 
@@ -573,8 +576,14 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         let old = self.msrs.syscall;
         match which {
             Hardware::Star => self.msrs.set_syscall(Syscall { star: value, ..old }),
-            Hardware::Lstar => self.msrs.set_syscall(Syscall { lstar: value, ..old }),
-            Hardware::Cstar => self.msrs.set_syscall(Syscall { cstar: value, ..old }),
+            Hardware::Lstar => self.msrs.set_syscall(Syscall {
+                lstar: value,
+                ..old
+            }),
+            Hardware::Cstar => self.msrs.set_syscall(Syscall {
+                cstar: value,
+                ..old
+            }),
             Hardware::Sfmask => self.msrs.set_syscall(Syscall {
                 sfmask: value,
                 ..old

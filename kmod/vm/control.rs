@@ -181,11 +181,10 @@ impl<V: Vendor> Vcpu<V> {
         let keys_before = Cr4(self.hw.cr4()).has(Cr4::PKE);
         let written = match number {
             0 => self.write_cr0(value),
-            3 => control::write_cr3(&controls(&self.hw), value, self.model.caps())
-                .map(|value| {
-                    self.hw.set_cr3(value);
-                    self.paging_changed();
-                }),
+            3 => control::write_cr3(&controls(&self.hw), value, self.model.caps()).map(|value| {
+                self.hw.set_cr3(value);
+                self.paging_changed();
+            }),
             4 => self.write_cr4(value),
             8 => control::write_cr8(value).map(|priority| self.set_cr8(priority)),
             _ => return self.raise(Exception::UD),

@@ -24,8 +24,20 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// The error that KVM_RUN returns. In [`Context::Atomic`] any error means
     /// to try again where it can be told.
-    #[inline]
+    #[inline(always)]
     pub fn handle(&mut self, exit: Exit, context: Context) -> Handled {
+        // The exits that come most, so that the vendor's decoding and this are
+        // one match.
+        match exit {
+            Exit::Cpuid => self.cpuid(context),
+            Exit::ReadMsr => self.read_msr(context),
+            Exit::WriteMsr => self.write_msr(context),
+            Exit::Hypercall => self.hypercall(context),
+            other => self.handle_other(other, context),
+        }
+    }
+
+    fn handle_other(&mut self, exit: Exit, context: Context) -> Handled {
         match exit {
             Exit::Cpuid => self.cpuid(context),
             Exit::ReadMsr => self.read_msr(context),
