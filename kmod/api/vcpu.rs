@@ -59,6 +59,7 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
         }
         let mut guard = this.vcpu.lock()?;
         let vcpu = &mut **guard;
+        vcpu.keep_tsc_over_suspend();
         if cmd == crate::uapi::KVM_RUN {
             return if arg.is_null() {
                 vcpu.run().map(|()| 0)

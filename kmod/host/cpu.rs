@@ -12,6 +12,7 @@ mod ipi;
 mod mitigation;
 mod msr;
 mod percpu;
+mod tsc;
 mod virtualization;
 
 pub use features::boot_cpu_has;
@@ -29,6 +30,7 @@ pub use mitigation::guest_has_run;
 pub use mitigation::l1tf_policy;
 pub use mitigation::prediction_command;
 pub use mitigation::L1tf;
+pub use tsc::tsc_set_back;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
 #[allow(unused_imports, reason = "VMX switches MSRs that always exist")]

@@ -82,6 +82,7 @@ impl VmClock {
     pub fn guest_time(&self) -> GuestTime {
         GuestTime {
             tsc_offset: self.offset_for_written_tsc(0),
+            set_back: cpu::tsc_set_back(),
             tsc_khz: cpu::tsc_khz(),
         }
     }
@@ -89,7 +90,11 @@ impl VmClock {
     /// The offset of a vCPU's TSC that userspace sets to `value`.
     pub fn offset_for_written_tsc(&self, value: u64) -> u64 {
         let (tsc, now) = (cpu::rdtsc_ordered(), time::monotonic_ns());
-        self.written.lock().write(value, tsc, now, cpu::tsc_khz())
+        // What was written before a suspend refers to a TSC that has gone on.
+        let set_back = cpu::tsc_set_back();
+        let tsc = tsc.wrapping_add(set_back);
+        let offset = self.written.lock().write(value, tsc, now, cpu::tsc_khz());
+        offset.wrapping_add(set_back)
     }
 
     /// The value of MSR_KVM_WALL_CLOCK.
@@ -242,6 +247,25 @@ impl<V: Vendor> Vcpu<V> {
             Effect::PvEoi(record) => self.pv_eoi = record,
             _ => {}
         }
+        self.shared.requests.add(Request::CLOCK);
+    }
+
+    /// At the beginning of every ioctl: if the host's TSC has been set back by a
+    /// suspend, the guest's goes on from where it was.
+    #[inline]
+    pub fn keep_tsc_over_suspend(&mut self) {
+        let set_back = cpu::tsc_set_back();
+        if set_back != self.time.set_back {
+            self.host_tsc_was_set_back(set_back);
+        }
+    }
+
+    #[cold]
+    fn host_tsc_was_set_back(&mut self, set_back: u64) {
+        let ticks = set_back.wrapping_sub(self.time.set_back);
+        self.time.set_back = set_back;
+        self.time.tsc_offset = self.time.tsc_offset.wrapping_add(ticks);
+        self.hw.set_tsc_offset(self.time.tsc_offset);
         self.shared.requests.add(Request::CLOCK);
     }
 

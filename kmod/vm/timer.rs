@@ -42,6 +42,8 @@ pub fn new(shared: &Arc<VcpuShared>) -> Result<VcpuTimer> {
 pub struct GuestTime {
     /// Added to the host's TSC.
     pub tsc_offset: u64,
+    /// [`cpu::tsc_set_back`] when the offset was so.
+    pub set_back: u64,
     /// Frequency of the guest's TSC in kHz: the host's.
     pub tsc_khz: u32,
 }

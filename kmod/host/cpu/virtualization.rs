@@ -14,6 +14,7 @@
 use super::bindings;
 use super::cpuid;
 use super::raw_current_cpu;
+use super::tsc;
 use super::MAX_CPUS;
 use crate::host::task::IrqOff;
 use core::marker::PhantomData;
@@ -216,12 +217,14 @@ extern "C" fn cpu_offline<H: CpuHooks>(_cpu: c_uint) -> c_int {
 
 /// Called on the last CPU, with interrupts off.
 extern "C" fn suspend<H: CpuHooks>(_data: *mut c_void) -> c_int {
+    tsc::suspends();
     disable_here::<H>();
     0
 }
 
 /// Called on the first CPU, with interrupts off.
 extern "C" fn resume<H: CpuHooks>(_data: *mut c_void) {
+    tsc::resumes();
     // Reported where it failed; there is no way to refuse a resume, and a guest
     // entered on this CPU fails.
     let _ = enable_here::<H>();
