@@ -31,10 +31,12 @@ use crate::uapi::kvm_sregs;
 use crate::uapi::kvm_sregs2;
 use crate::uapi::kvm_xcr;
 use crate::uapi::kvm_xcrs;
+use crate::uapi::Pod;
 use crate::vm::debug::DR6_CAUSES;
 use crate::vm::model;
 use crate::vm::vcpu::MpState;
 use crate::vm::vcpu::Vcpu;
+use core::mem::offset_of;
 use kernel::prelude::*;
 
 fn segment_out(segment: &Segment) -> kvm_segment {
@@ -87,6 +89,26 @@ fn table_in(table: &kvm_dtable) -> DescriptorTable {
     DescriptorTable {
         base: table.base,
         limit: table.limit,
+    }
+}
+
+/// What kvm_sregs and kvm_sregs2 have in common comes first in both.
+const COMMON: usize = offset_of!(kvm_sregs, interrupt_bitmap);
+
+const _: () = assert!(
+    offset_of!(kvm_sregs2, flags) == COMMON
+        && offset_of!(kvm_sregs2, apic_base) == offset_of!(kvm_sregs, apic_base)
+        && offset_of!(kvm_sregs2, cr0) == offset_of!(kvm_sregs, cr0)
+);
+
+fn copy_common(from: &impl Pod, to: &mut impl Pod) {
+    for (to, from) in to
+        .as_bytes_mut()
+        .iter_mut()
+        .zip(from.as_bytes())
+        .take(COMMON)
+    {
+        *to = *from;
     }
 }
 
@@ -154,27 +176,12 @@ impl<V: Vendor> Vcpu<V> {
                 *word = 1 << (vector & 63);
             }
         }
-        let common = self.get_sregs2()?;
-        Ok(kvm_sregs {
-            cs: common.cs,
-            ds: common.ds,
-            es: common.es,
-            fs: common.fs,
-            gs: common.gs,
-            ss: common.ss,
-            tr: common.tr,
-            ldt: common.ldt,
-            gdt: common.gdt,
-            idt: common.idt,
-            cr0: common.cr0,
-            cr2: common.cr2,
-            cr3: common.cr3,
-            cr4: common.cr4,
-            cr8: common.cr8,
-            efer: common.efer,
-            apic_base: common.apic_base,
+        let mut sregs = kvm_sregs {
             interrupt_bitmap,
-        })
+            ..kvm_sregs::default()
+        };
+        copy_common(&self.get_sregs2()?, &mut sregs);
+        Ok(sregs)
     }
 
     /// KVM_GET_SREGS2.
@@ -209,27 +216,9 @@ impl<V: Vendor> Vcpu<V> {
 
     /// KVM_SET_SREGS.
     pub fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result {
-        self.set_sregs2(&kvm_sregs2 {
-            cs: sregs.cs,
-            ds: sregs.ds,
-            es: sregs.es,
-            fs: sregs.fs,
-            gs: sregs.gs,
-            ss: sregs.ss,
-            tr: sregs.tr,
-            ldt: sregs.ldt,
-            gdt: sregs.gdt,
-            idt: sregs.idt,
-            cr0: sregs.cr0,
-            cr2: sregs.cr2,
-            cr3: sregs.cr3,
-            cr4: sregs.cr4,
-            cr8: sregs.cr8,
-            efer: sregs.efer,
-            apic_base: sregs.apic_base,
-            flags: 0,
-            pdptrs: [0; 4],
-        })?;
+        let mut common = kvm_sregs2::default();
+        copy_common(sregs, &mut common);
+        self.set_sregs2(&common)?;
         let in_flight = sregs
             .interrupt_bitmap
             .iter()
