@@ -402,6 +402,9 @@ words! {
             PV_CLOCKSOURCE = abi::KVM_FEATURE_CLOCKSOURCE,
             PV_NOP_IO_DELAY = abi::KVM_FEATURE_NOP_IO_DELAY,
             PV_CLOCKSOURCE2 = abi::KVM_FEATURE_CLOCKSOURCE2,
+            // Alone it lets a guest say where it would be told, and no more:
+            // what it is told comes as the interrupt of PV_ASYNC_PF_INT.
+            PV_ASYNC_PF = abi::KVM_FEATURE_ASYNC_PF,
             PV_STEAL_TIME = abi::KVM_FEATURE_STEAL_TIME,
             PV_EOI = abi::KVM_FEATURE_PV_EOI,
             PV_UNHALT = abi::KVM_FEATURE_PV_UNHALT,
@@ -414,7 +417,6 @@ words! {
         withheld [
             // Not there yet.
             PV_TLB_FLUSH = abi::KVM_FEATURE_PV_TLB_FLUSH,
-            PV_ASYNC_PF = abi::KVM_FEATURE_ASYNC_PF,
             PV_ASYNC_PF_VMEXIT = abi::KVM_FEATURE_ASYNC_PF_VMEXIT,
             PV_ASYNC_PF_INT = abi::KVM_FEATURE_ASYNC_PF_INT,
             // For the VMM to offer, as it needs its help.

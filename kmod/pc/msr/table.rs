@@ -91,10 +91,14 @@ slots! {
     OSVW_STATUS[1],
     DE_CFG[1],
     SYSTEM_TIME[1],
+    ASYNC_PF[1],
     STEAL_TIME[1],
     PV_EOI[1],
     POLL_CONTROL[1],
 }
+
+/// Address of the 64-byte area in MSR_KVM_ASYNC_PF_EN.
+const ASYNC_PF_ADDRESS: u64 = !0x3f;
 
 /// Values an `MsrFile` holds.
 pub const SLOTS: usize = ends::COUNT;
@@ -432,9 +436,12 @@ pub const TABLE: [Row; 87] = [
         .listed(Listed::State),
     value(abi::MSR_KVM_SYSTEM_TIME_NEW, Slot::SYSTEM_TIME)
         .needs(Needs::Paravirtual(Feature::PV_CLOCKSOURCE2)),
-    // Asynchronous page faults are not there yet; a VMM may restore zeros.
-    ignored(abi::MSR_KVM_ASYNC_PF_EN)
-        .check(Check::Bits(0))
+    // Delivery of asynchronous page faults (as an interrupt, or to a nested
+    // hypervisor) is not there yet.
+    value(abi::MSR_KVM_ASYNC_PF_EN, Slot::ASYNC_PF)
+        .check(Check::Bits(
+            ASYNC_PF_ADDRESS | abi::KVM_ASYNC_PF_ENABLED | abi::KVM_ASYNC_PF_SEND_ALWAYS,
+        ))
         .needs(Needs::Paravirtual(Feature::PV_ASYNC_PF)),
     value(abi::MSR_KVM_STEAL_TIME, Slot::STEAL_TIME)
         .check(Check::StealTime)
@@ -445,6 +452,7 @@ pub const TABLE: [Row; 87] = [
     value(abi::MSR_KVM_POLL_CONTROL, Slot::POLL_CONTROL)
         .check(Check::Bits(1))
         .needs(Needs::Paravirtual(Feature::PV_POLL_CONTROL)),
+    // A VMM may restore zeros.
     ignored(abi::MSR_KVM_ASYNC_PF_INT)
         .to(abi::MSR_KVM_ASYNC_PF_ACK)
         .check(Check::Bits(0))

@@ -312,7 +312,7 @@ fn lists_say_what_the_host_has() {
         MTRR_DEF_TYPE,
         MC0_CTL,
         DE_CFG,
-        abi::MSR_KVM_ASYNC_PF_EN,
+        abi::MSR_KVM_ASYNC_PF_INT,
     ] {
         assert!(!amd_list.contains(&index), "{index:#x}");
     }
@@ -428,7 +428,11 @@ fn records_of_the_clock() {
     assert!(bench.file.may_poll());
     assert_eq!(bench.guest(abi::MSR_KVM_POLL_CONTROL, 0), DONE);
     assert!(!bench.file.may_poll());
-    assert_eq!(bench.guest(abi::MSR_KVM_ASYNC_PF_EN, 1), INVALID);
+    assert_eq!(bench.guest(abi::MSR_KVM_ASYNC_PF_EN, 0x5003), DONE);
+    assert_eq!(bench.value(abi::MSR_KVM_ASYNC_PF_EN), Ok(0x5003));
+    for reserved in [4, 8, 0x10, 0x20] {
+        assert_eq!(bench.guest(abi::MSR_KVM_ASYNC_PF_EN, reserved), INVALID);
+    }
 }
 
 #[test]

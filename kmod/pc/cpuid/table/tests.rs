@@ -264,12 +264,12 @@ fn kvms_leaves_are_found_behind_another_hypervisors() {
         other,
         entry(0x4000_0001, None, !0),
         signature,
-        entry(0x4000_0101, None, 1 << 5 | 1 << 4),
+        entry(0x4000_0101, None, 1 << 5 | 1 << 14),
     ];
     let caps = GuestCaps::new(&table(entries), &platform, true);
     assert!(caps.may_use(Feature::PV_STEAL_TIME));
     assert!(!caps.may_use(Feature::PV_EOI));
-    assert!(!caps.may_use(Feature::PV_ASYNC_PF), "not there yet");
+    assert!(!caps.may_use(Feature::PV_ASYNC_PF_INT), "not there yet");
 }
 
 proptest! {

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!("pv", wall_clock),
     test!("pv", steal_time),
     test!("pv", steal_time_bad_address),
+    test!("pv", async_page_fault_area),
     test!("pv", quick_eoi),
     test!("pv", msrs_need_features),
     test!("pv", kick_hypercall),
@@ -31,10 +32,12 @@ pub const TESTS: &[Test] = &[
 
 const WALL_CLOCK: u32 = 0x4b56_4d00;
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
+const ASYNC_PF_EN: u32 = 0x4b56_4d02;
 const STEAL_TIME: u32 = 0x4b56_4d03;
 const PV_EOI: u32 = 0x4b56_4d04;
 
 const FEATURE_CLOCK2: u32 = 1 << 3;
+const FEATURE_ASYNC_PF: u32 = 1 << 4;
 const FEATURE_STEAL_TIME: u32 = 1 << 5;
 const FEATURE_PV_EOI: u32 = 1 << 6;
 const FEATURE_UNHALT: u32 = 1 << 7;
@@ -227,6 +230,34 @@ fn steal_time_bad_address() -> Outcome {
     );
     let _ = d.vcpu.set_msr(STEAL_TIME, MMIO | 1);
     d.tsc()?;
+    Ok(())
+}
+
+/// A guest may say where it would be told of asynchronous page faults. Without an interrupt for
+/// that it is told nothing, and its memory comes as it always does.
+fn async_page_fault_area() -> Outcome {
+    let d = Driver::new(Eoi::Xapic)?;
+    need(&d.machine, FEATURE_ASYNC_PF, "asynchronous page faults")?;
+    ensure_eq!(d.rdmsr(ASYNC_PF_EN)?, 0, "at first");
+    for value in [DATA2 | 1, DATA2 | 3, 0, FREE | 1] {
+        d.wrmsr(ASYNC_PF_EN, value)?;
+        ensure_eq!(d.rdmsr(ASYNC_PF_EN)?, value, "as the guest reads it");
+        ensure_eq!(d.vcpu.msr(ASYNC_PF_EN)?, value, "as userspace reads it");
+    }
+    for reserved in [0x10, 0x20] {
+        ensure!(
+            d.vcpu.set_msr(ASYNC_PF_EN, DATA2 | reserved).is_err(),
+            "reserved bit {reserved:#x} is taken"
+        );
+    }
+    d.machine.write(FREE, 0u64);
+    let untouched = FREE + 0x10_0000;
+    d.machine
+        .memory
+        .advise(untouched as usize, 4096, libc::MADV_DONTNEED)?;
+    d.write(untouched, 7)?;
+    ensure_eq!(d.read(untouched)?, 7, "memory that was not there");
+    ensure_eq!(d.machine.read::<u64>(FREE), 0, "the area");
     Ok(())
 }
 
