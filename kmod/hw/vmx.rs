@@ -305,7 +305,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn instruction_length(&self, _regs: &Registers) -> Option<u8> {
         if !self.entered.reason.has_instruction_length() {
             return None;

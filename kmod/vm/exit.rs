@@ -93,10 +93,12 @@ impl<V: Vendor> Vcpu<V> {
     /// As [`Vcpu::advance`], with the address of the next instruction.
     #[inline]
     pub fn complete_instruction(&mut self, next: u64) -> Handled {
-        self.regs.rip = if self.is_64bit() {
-            next
-        } else {
+        // Only 64-bit code goes on beyond 4 GiB.
+        let crosses = (next ^ self.regs.rip) >> 32 != 0;
+        self.regs.rip = if crosses && !self.is_64bit() {
             next & 0xffff_ffff
+        } else {
+            next
         };
         self.hw.set_interrupt_shadow(false);
         if self.regs.rflags.any(Rflags::RF | Rflags::TF) {

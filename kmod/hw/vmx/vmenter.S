@@ -124,20 +124,14 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 
 .Lleave:
 	/* No guest value may live on in a register that host code speculates on. */
-	xor	%eax, %eax
 	xor	%ecx, %ecx
 	xor	%edx, %edx
 	xor	%esi, %esi
 	xor	%edi, %edi
-	xor	%ebp, %ebp
 	xor	%r8d, %r8d
 	xor	%r9d, %r9d
 	xor	%r10d, %r10d
 	xor	%r11d, %r11d
-	xor	%r12d, %r12d
-	xor	%r13d, %r13d
-	xor	%r14d, %r14d
-	xor	%r15d, %r15d
 
 	/* Before the first RET: the guest filled the return predictor. */
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, \
@@ -158,8 +152,7 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 	CLEAR_BRANCH_HISTORY_VMEXIT
 
 	mov	%ebx, %eax
-	pop	%rsi
-	pop	%rdi
+	add	$16, %rsp
 	pop	%rbx
 	pop	%r12
 	pop	%r13
