@@ -158,7 +158,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         } else if !reason.is_in(BETWEEN) {
             self.after_rare_exit(off, reason);
         }
-        if !launched && !reason.is_entry_failure() {
+        if !launched {
+            self.note_launch(reason);
+        }
+    }
+
+    #[cold]
+    fn note_launch(&self, reason: Reason) {
+        if !reason.is_entry_failure() {
             self.vmcs.set_launched();
         }
     }

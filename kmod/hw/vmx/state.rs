@@ -3,6 +3,7 @@
 //! State of the guest in its VMCS: read when it is asked for, and kept until the
 //! next entry where it is asked for often.
 
+use super::cpu;
 use super::cpu::Shared;
 use super::dump;
 use super::event::Interruptibility;
@@ -16,6 +17,7 @@ use super::insn;
 use super::vmcs::Field;
 use super::Vmx;
 use crate::host::log::info_ratelimited;
+use crate::host::task::IrqOff;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
@@ -237,8 +239,12 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.cr0.has(Cr0::PG) && self.cr4.has(Cr4::PAE) && !self.efer.has(Efer::LMA)
     }
 
-    /// Writes the VMCS to the kernel log.
+    /// Writes the VMCS to the kernel log, unless VMX is off: then it is not the
+    /// VMCS that stands against running the guest.
     pub(super) fn dump_to_log(&self) {
+        if !cpu::is_online(&IrqOff::new()) {
+            return;
+        }
         let read = |operand| self.vmcs.with_current(|| insn::try_vmread(operand))?;
         let mut line = |text: core::fmt::Arguments<'_>| pr_err!("{}\n", text);
         pr_err!("the processor has refused to run a guest\n");
