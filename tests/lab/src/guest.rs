@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The guest of `lab run`: the stock kernel with busybox, under ironvm. Its
+//! The guest of `lab run`: the stock kernel with busybox, under ironvm or QEMU. Its
 //! initramfs is made on this machine, the rest runs in the host under test.
+
+mod qemu;
 
 use crate::image::{add_busybox, add_modules, Archive};
 use crate::inside::tail;
@@ -86,26 +88,44 @@ fn ironvm(initrd: &Path, append: &str, arguments: &[OsString]) -> Command {
     ironvm
 }
 
+/// What runs the guest.
+pub enum Vmm {
+    /// `ironvm run`, with more arguments.
+    Ironvm(Vec<OsString>),
+    /// QEMU, with these words.
+    Qemu(String),
+}
+
+impl Vmm {
+    fn command(&self, initrd: &Path, append: &str) -> Result<Command> {
+        match self {
+            Self::Ironvm(arguments) => Ok(ironvm(initrd, append, arguments)),
+            Self::Qemu(words) => qemu::command(words, initrd, append),
+        }
+    }
+}
+
 /// Becomes a guest with a shell.
-pub fn shell(append: &str, arguments: &[OsString]) -> Result<i32> {
+pub fn shell(append: &str, vmm: &Vmm) -> Result<i32> {
     let append = format!("loglevel=5 {append}");
-    let error = ironvm(Path::new(INITRD), &append, arguments).exec();
-    bail!("cannot run ironvm: {error}")
+    let error = vmm.command(Path::new(INITRD), &append)?.exec();
+    bail!("cannot run the guest: {error}")
 }
 
 /// Runs `command` in a guest; its exit status.
-pub fn exec(command: &str, append: &str, arguments: &[OsString]) -> Result<i32> {
+pub fn exec(command: &str, append: &str, vmm: &Vmm) -> Result<i32> {
     let mark = new_mark()?;
     let initrd = std::env::temp_dir().join(format!("{mark}.cpio"));
     let mut content = fs::read(INITRD).context(INITRD)?;
     content.extend(exec_piece(command, &mark)?);
     fs::write(&initrd, content)?;
 
-    let mut child = ironvm(&initrd, &format!("quiet {append}"), arguments)
+    let mut child = vmm
+        .command(&initrd, &format!("quiet {append}"))?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run ironvm")?;
+        .context("cannot run the guest")?;
     let mut console = child.stdout.take().context("no console")?;
     let mut marks = Marks::new(&mark);
     let mut seen = Vec::new();
@@ -126,12 +146,12 @@ pub fn exec(command: &str, append: &str, arguments: &[OsString]) -> Result<i32> 
     let console = || tail(&String::from_utf8_lossy(&seen).replace('\r', ""), 60);
     let Some(status) = marks.status() else {
         bail!(
-            "ironvm ended ({ended}) before the command did; the guest's console:\n{}",
+            "the guest ended ({ended}) before the command did; the guest's console:\n{}",
             console()
         );
     };
     if !ended.success() {
-        bail!("the command ended with {status}, but ironvm with {ended}");
+        bail!("the command ended with {status}, but the guest with {ended}");
     }
     Ok(status)
 }

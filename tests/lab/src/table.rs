@@ -19,6 +19,8 @@ pub struct Row {
     pub memory_mib: u32,
     pub kvm: Kvm,
     pub limit: Duration,
+    /// The host under test sees the platform's root as its shared directory.
+    pub root: bool,
     /// For a shell.
     pub command: String,
 }
@@ -58,6 +60,10 @@ fn parse_row(line: &str) -> Result<Row> {
         Some((vendor, model)) => (vendor, Some(model.to_owned())),
         None => (vendor, None),
     };
+    let (root, command) = match rest.strip_prefix("root:") {
+        Some(command) => (true, command.trim_start()),
+        None => (false, rest),
+    };
     Ok(Row {
         name: name.to_owned(),
         vendor: Vendor::from_str(vendor, false).map_err(anyhow::Error::msg)?,
@@ -66,7 +72,8 @@ fn parse_row(line: &str) -> Result<Row> {
         memory_mib: megabytes(memory).map_err(anyhow::Error::msg)?,
         kvm: Kvm::from_str(kvm, false).map_err(anyhow::Error::msg)?,
         limit: Duration::from_secs(limit.parse().context("limit")?),
-        command: rest.to_owned(),
+        root,
+        command: command.to_owned(),
     })
 }
 
@@ -221,12 +228,16 @@ mod tests {
                 memory_mib: 1024,
                 kvm: Kvm::Ours,
                 limit: Duration::from_secs(60),
+                root: false,
                 command: "test -c /dev/kvm".into(),
             }]
         );
         let rows = parse("a vmx:corei7_skylake_x 2 1G ours 60 true").unwrap();
         assert_eq!(rows[0].vendor, Vendor::Vmx);
         assert_eq!(rows[0].model.as_deref(), Some("corei7_skylake_x"));
+        let rows = parse("a svm 2 1G ours 60 root: ls").unwrap();
+        assert!(rows[0].root);
+        assert_eq!(rows[0].command, "ls");
         assert!(parse("a svm 2 1G ours").is_err());
         assert!(parse("a power 2 1G ours 60 true").is_err());
         assert!(parse("a svm 1 1G ours 60 x\na svm 1 1G ours 60 y").is_err());

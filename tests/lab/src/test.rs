@@ -145,6 +145,7 @@ fn one(
         model: row.model.clone(),
         cpus: row.cpus,
         memory_mib: row.memory_mib,
+        share: row.root.then(|| platform.root()),
         ..HostSpec::new(row.vendor, row.kvm)
     };
     let job = Job {
