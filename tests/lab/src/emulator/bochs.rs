@@ -8,6 +8,7 @@ mod log;
 mod sealed;
 
 use super::{Emulator, End, Machine, Running, Sharing};
+use crate::inside::tail;
 use crate::setup::Platform;
 use anyhow::{bail, Context, Result};
 use sealed::Sealed;
@@ -100,8 +101,11 @@ impl Emulator for Bochs {
             Err(error) => {
                 let _ = process.kill();
                 let _ = process.wait();
-                let why = self.failure(machine.run).unwrap_or_default();
-                return Err(error.context(format!("Bochs does not start: {why}")));
+                let said = || fs::read_to_string(machine.run.join("emulator")).unwrap_or_default();
+                let why = self
+                    .failure(machine.run)
+                    .unwrap_or_else(|| tail(&said(), 3));
+                bail!("Bochs does not start: {error}:\n{why}");
             }
         };
         Ok(Running {
@@ -112,8 +116,11 @@ impl Emulator for Bochs {
     }
 
     fn failure(&self, run: &Path) -> Option<String> {
-        let log = fs::read(run.join("bochs.log")).ok()?;
-        log::panic(&String::from_utf8_lossy(&log)).map(|why| format!("Bochs: {why}"))
+        // Before it knows of its log it complains on its standard error.
+        ["bochs.log", "emulator"].iter().find_map(|file| {
+            let text = fs::read(run.join(file)).ok()?;
+            log::panic(&String::from_utf8_lossy(&text)).map(|why| format!("Bochs: {why}"))
+        })
     }
 }
 

@@ -27,6 +27,8 @@ pub fn panic(log: &str) -> Option<String> {
         .filter(|part| !part.is_empty());
     let hint = if text.contains("exception with no resolution") || text.contains("shutdown state") {
         " (a triple fault: the host under test has reset itself, or lost its way)"
+    } else if text.contains("cpu directive malformed") {
+        " (is there a processor of that model?)"
     } else {
         ""
     };
