@@ -179,103 +179,101 @@ static unsigned int iv_host_leaf(struct page *page, unsigned long hva,
 }
 
 /*
+ * Where the walk of the process's page table for hva ends: PUD_SHIFT or
+ * PMD_SHIFT at a leaf, which is then in *pud or *pmd; PAGE_SHIFT at the page
+ * table that *pmd refers to; 0 where nothing is mapped. Interrupts are off, which
+ * keeps the tables from being freed under the walk.
+ */
+static __always_inline unsigned int iv_host_walk(unsigned long hva, pud_t *pud,
+						 pmd_t *pmd)
+{
+	pgd_t pgd = READ_ONCE(*pgd_offset(current->mm, hva));
+	p4d_t p4d;
+
+	if (pgd_none(pgd))
+		return 0;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		return 0;
+	*pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (!pud_present(*pud))
+		return 0;
+	if (pud_leaf(*pud))
+		return PUD_SHIFT;
+	*pmd = READ_ONCE(*pmd_offset(pud, hva));
+	if (!pmd_present(*pmd))
+		return 0;
+	return pmd_leaf(*pmd) ? PMD_SHIFT : PAGE_SHIFT;
+}
+
+/*
  * What the process's page table maps at hva, without a reference: log2 of the
  * bytes of the entry (12, 21 or 30), the physical address of hva's page and
  * whether the entry lets the process write. 0 if there is nothing, or not for
  * this access; IV_ASK if there is, but not plain memory.
  *
- * Interrupts off keep the tables from being freed under the walk; that the
- * answer is still true when it is used is for the caller to make sure of.
+ * That the answer is still true when it is used is for the caller to make sure
+ * of.
  */
 unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
 			  bool *writable)
 {
-	unsigned int shift = 0;
+	unsigned int shift;
 	unsigned long flags;
-	pgd_t pgd;
-	p4d_t p4d;
+	struct page *page = NULL;
 	pud_t pud;
 	pmd_t pmd;
 	pte_t pte;
 
 	local_irq_save(flags);
-	pgd = READ_ONCE(*pgd_offset(current->mm, hva));
-	if (pgd_none(pgd))
-		goto out;
-	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
-	if (p4d_none(p4d) || !p4d_present(p4d))
-		goto out;
-	pud = READ_ONCE(*pud_offset(&p4d, hva));
-	if (!pud_present(pud))
-		goto out;
-	if (pud_leaf(pud)) {
-		*writable = pud_access_permitted(pud, true);
-		if (!*writable && (write || !pud_access_permitted(pud, false)))
-			goto out;
-		shift = IV_ASK;
-		if (!pud_special(pud))
-			shift = iv_host_leaf(pud_page(pud), hva, PUD_SHIFT,
-					     phys);
-		goto out;
-	}
-	pmd = READ_ONCE(*pmd_offset(&pud, hva));
-	if (!pmd_present(pmd))
-		goto out;
-	if (pmd_leaf(pmd)) {
+	shift = iv_host_walk(hva, &pud, &pmd);
+	switch (shift) {
+	case PAGE_SHIFT:
+		pte = READ_ONCE(*pte_offset_kernel(&pmd, hva));
+		*writable = pte_access_permitted(pte, true);
+		if (!*writable && (write || !pte_access_permitted(pte, false)))
+			goto none;
+		if (!pte_special(pte))
+			page = pte_page(pte);
+		break;
+	case PMD_SHIFT:
 		*writable = pmd_access_permitted(pmd, true);
 		if (!*writable && (write || !pmd_access_permitted(pmd, false)))
-			goto out;
-		shift = IV_ASK;
+			goto none;
 		if (!pmd_special(pmd))
-			shift = iv_host_leaf(pmd_page(pmd), hva, PMD_SHIFT,
-					     phys);
-		goto out;
+			page = pmd_page(pmd);
+		break;
+	case PUD_SHIFT:
+		*writable = pud_access_permitted(pud, true);
+		if (!*writable && (write || !pud_access_permitted(pud, false)))
+			goto none;
+		if (!pud_special(pud))
+			page = pud_page(pud);
+		break;
+	default:
+		goto none;
 	}
-	pte = READ_ONCE(*pte_offset_kernel(&pmd, hva));
-	*writable = pte_access_permitted(pte, true);
-	if (!*writable && (write || !pte_access_permitted(pte, false)))
-		goto out;
-	shift = IV_ASK;
-	if (!pte_special(pte))
-		shift = iv_host_leaf(pte_page(pte), hva, PAGE_SHIFT, phys);
-out:
+	shift = page ? iv_host_leaf(page, hva, shift, phys) : IV_ASK;
 	local_irq_restore(flags);
 	return shift;
+none:
+	local_irq_restore(flags);
+	return 0;
 }
 
 /*
  * Log2 of the bytes that one entry of the process's page table maps at hva: 12,
- * 21 or 30; 0 when nothing is mapped. Interrupts off keep the tables from being
- * freed under the walk.
+ * 21 or 30; 0 when nothing is mapped.
  */
 unsigned int iv_host_mapping_shift(unsigned long hva)
 {
-	unsigned int shift = 0;
+	unsigned int shift;
 	unsigned long flags;
-	pgd_t pgd;
-	p4d_t p4d;
 	pud_t pud;
 	pmd_t pmd;
 
 	local_irq_save(flags);
-	pgd = READ_ONCE(*pgd_offset(current->mm, hva));
-	if (pgd_none(pgd))
-		goto out;
-	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
-	if (p4d_none(p4d) || !p4d_present(p4d))
-		goto out;
-	pud = READ_ONCE(*pud_offset(&p4d, hva));
-	if (pud_none(pud) || !pud_present(pud))
-		goto out;
-	if (pud_leaf(pud)) {
-		shift = PUD_SHIFT;
-		goto out;
-	}
-	pmd = READ_ONCE(*pmd_offset(&pud, hva));
-	if (pmd_none(pmd) || !pmd_present(pmd))
-		goto out;
-	shift = pmd_leaf(pmd) ? PMD_SHIFT : PAGE_SHIFT;
-out:
+	shift = iv_host_walk(hva, &pud, &pmd);
 	local_irq_restore(flags);
 	return shift;
 }
