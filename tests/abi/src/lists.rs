@@ -91,11 +91,7 @@ pub fn get_cpuid_of(fd: &impl AsRawFd, call: Ioctl, room: u32) -> SysResult<Cpui
 }
 
 /// Gets a CPUID list with room for `room` leaves, and the count in its header afterwards.
-pub fn get_cpuid_and_count(
-    fd: &impl AsRawFd,
-    call: Ioctl,
-    room: u32,
-) -> (SysResult<Cpuid>, u32) {
+pub fn get_cpuid_and_count(fd: &impl AsRawFd, call: Ioctl, room: u32) -> (SysResult<Cpuid>, u32) {
     let empty = vec![kvm_cpuid_entry2::default(); room as usize];
     let mut buffer = pack(room, &empty);
     let result = ioctl_buffer(fd, call, &mut buffer);

@@ -227,7 +227,10 @@ fn cr8_stays_when_the_mode_changes() -> Outcome {
         ensure_eq!(vcpu.regs()?.r8, 9, "CR8 with APIC base {base:#x} set");
     }
     // What it holds back comes when it is lowered.
-    machine.load(FREE, code64!("xor eax, eax", "mov cr8, rax", "sti", "2:", "jmp 2b"));
+    machine.load(
+        FREE,
+        code64!("xor eax, eax", "mov cr8, rax", "sti", "2:", "jmp 2b"),
+    );
     set_lapic_register(&vcpu, APIC_SVR, 0x1ff)?;
     vcpu.change_regs(|r| r.rip = FREE)?;
     machine.vm.signal_msi(msi_address(0), 0x55)?;
