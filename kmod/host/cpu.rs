@@ -30,13 +30,13 @@ pub use mitigation::guest_has_run;
 pub use mitigation::l1tf_policy;
 pub use mitigation::prediction_command;
 pub use mitigation::L1tf;
-pub use tsc::tsc_set_back;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
 #[allow(unused_imports, reason = "VMX switches MSRs that always exist")]
 pub use msr::wrmsr;
 pub use msr::wrmsr_safe;
 pub use percpu::PerCpu;
+pub use tsc::tsc_set_back;
 #[allow(
     unused_imports,
     reason = "VMX instructions fault when VMXON was undone"

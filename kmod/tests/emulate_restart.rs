@@ -9,9 +9,7 @@ mod machine;
 
 use ironvm_pc::pc::addr::Gpa;
 use ironvm_pc::pc::decode::decode;
-use ironvm_pc::pc::emulate::{
-    emulate, operand_page_offset, simple_move, AccessLog, Mmio, Outcome,
-};
+use ironvm_pc::pc::emulate::{emulate, operand_page_offset, simple_move, AccessLog, Mmio, Outcome};
 use ironvm_pc::pc::regs::{CpuMode, Exception, Gprs, Reg, Rflags};
 use machine::{Machine, Random, Waits};
 

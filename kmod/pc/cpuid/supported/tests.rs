@@ -210,7 +210,11 @@ fn kvm_shows_its_name_and_what_is_wired() {
     );
     let features = find(&entries, 0x4000_0001, 0).unwrap().eax;
     assert_eq!(features & 1 << 5, 0);
-    assert_eq!(features & 1 << 14, 0, "interrupts of asynchronous page faults");
+    assert_eq!(
+        features & 1 << 14,
+        0,
+        "interrupts of asynchronous page faults"
+    );
     assert_eq!(features, 0x0100_38db);
 }
 
