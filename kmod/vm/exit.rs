@@ -39,15 +39,13 @@ impl<V: Vendor> Vcpu<V> {
 
     fn handle_other(&mut self, exit: Exit, context: Context) -> Handled {
         match exit {
-            Exit::Cpuid => self.cpuid(context),
-            Exit::ReadMsr => self.read_msr(context),
-            Exit::WriteMsr => self.write_msr(context),
+            // Matched before.
+            Exit::Cpuid | Exit::ReadMsr | Exit::WriteMsr | Exit::Hypercall => Ok(Step::Resume),
             Exit::NestedFault(fault) => self.nested_fault(fault, context),
             Exit::Io(io) => self.port_io(io, context),
             Exit::HostInterrupt | Exit::HostNmi => Ok(Step::Leave),
             Exit::InterruptWindow => self.interrupt_window(),
             Exit::Hlt => self.halt(context),
-            Exit::Hypercall => self.hypercall(context),
             Exit::NmiWindow => Ok(Step::Resume),
             Exit::ControlRegister(access) => self.control_register(access, context),
             Exit::DebugRegister(access) => self.debug_register(access, context),
@@ -84,14 +82,14 @@ impl<V: Vendor> Vcpu<V> {
 
     /// The exiting instruction is complete: RIP, the interrupt shadow and RF
     /// are as after it, and a single step of the guest traps.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, length: u8) -> Handled {
         let next = self.regs.rip.wrapping_add(u64::from(length));
         self.complete_instruction(next)
     }
 
     /// As [`Vcpu::advance`], with the address of the next instruction.
-    #[inline]
+    #[inline(always)]
     pub fn complete_instruction(&mut self, next: u64) -> Handled {
         // Only 64-bit code goes on beyond 4 GiB.
         let crosses = (next ^ self.regs.rip) >> 32 != 0;
@@ -108,6 +106,7 @@ impl<V: Vendor> Vcpu<V> {
         Ok(Step::Resume)
     }
 
+    #[inline(always)]
     fn cpuid(&mut self, context: Context) -> Handled {
         let length = self.instruction_length(context)?;
         if self.model.msrs.cpuid_faults() && self.hw.cpl() != 0 {
