@@ -532,22 +532,62 @@ const _: () = {
     }
 };
 
+/// Places in [`FIRST_GUESS`]; a power of two.
+const GUESSES: usize = 512;
+
+/// Where to look for an MSR first: what tells the ranges of numbers apart, and
+/// the low bits.
+#[inline]
+const fn guess_place(index: u32) -> usize {
+    (index ^ (index >> 24) ^ (index >> 8)) as usize % GUESSES
+}
+
+/// Places in the table of rows, by [`guess_place`]; of two for one place the
+/// first.
+static FIRST_GUESS: [u8; GUESSES] = {
+    const NONE: u8 = u8::MAX;
+    assert!(TABLE.len() < NONE as usize);
+    let mut guesses = [NONE; GUESSES];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let mut index = TABLE[row].first;
+        // Of a long run its beginning: the rest is not much used.
+        while index <= TABLE[row].last && index - TABLE[row].first < 16 {
+            let guess = &mut guesses[guess_place(index)];
+            if *guess == NONE {
+                *guess = row as u8;
+            }
+            index += 1;
+        }
+        row += 1;
+    }
+    guesses
+};
+
 /// The row of an MSR. Those that guests use all the time are found at once.
 #[inline]
 pub fn find(index: u32) -> Option<&'static Row> {
     static ROWS: [Row; TABLE.len()] = TABLE;
     match index {
-        TSC_DEADLINE => Some(known!(TSC_DEADLINE)),
-        SPEC_CTRL => Some(known!(SPEC_CTRL)),
-        EFER => Some(known!(EFER)),
-        FS_BASE => Some(known!(FS_BASE)),
-        GS_BASE => Some(known!(GS_BASE)),
-        KERNEL_GS_BASE => Some(known!(KERNEL_GS_BASE)),
-        TSC_ADJUST => Some(known!(TSC_ADJUST)),
-        _ => {
-            let behind = partition_point(&ROWS, |row| row.first <= index);
-            let row = ROWS.get(behind.checked_sub(1)?)?;
-            (index <= row.last).then_some(row)
-        }
+        TSC_DEADLINE => return Some(known!(TSC_DEADLINE)),
+        SPEC_CTRL => return Some(known!(SPEC_CTRL)),
+        EFER => return Some(known!(EFER)),
+        FS_BASE => return Some(known!(FS_BASE)),
+        GS_BASE => return Some(known!(GS_BASE)),
+        KERNEL_GS_BASE => return Some(known!(KERNEL_GS_BASE)),
+        TSC_ADJUST => return Some(known!(TSC_ADJUST)),
+        _ => {}
     }
+    let guess = FIRST_GUESS[guess_place(index) % GUESSES];
+    match ROWS.get(usize::from(guess)) {
+        Some(row) if row.first <= index && index <= row.last => Some(row),
+        _ => search(&ROWS, index),
+    }
+}
+
+#[inline(never)]
+fn search(rows: &'static [Row], index: u32) -> Option<&'static Row> {
+    let behind = partition_point(rows, |row| row.first <= index);
+    let row = rows.get(behind.checked_sub(1)?)?;
+    (index <= row.last).then_some(row)
 }
