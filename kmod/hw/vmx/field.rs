@@ -19,7 +19,7 @@ macro_rules! width {
             /// Width in bits.
             pub const BITS: u8 = $bits;
             /// Bits 14:13 of the encoding.
-            const WIDTH: u32 = $code;
+            pub const WIDTH: u32 = $code;
 
             /// The operand of VMREAD and VMWRITE.
             #[inline]
