@@ -37,7 +37,12 @@ enum Command {
     /// Open a shell in the host under test
     Shell(Host),
     /// Run all tests, or those whose name contains FILTER
-    Test { filter: Option<String> },
+    Test {
+        filter: Option<String>,
+        /// Also those that take hours on a small machine: most of what runs in Bochs
+        #[arg(long)]
+        long: bool,
+    },
     /// Count the instructions of each kind of exit, ours beside stock KVM's
     Bench {
         #[arg(long, value_enum, default_value = "svm")]
@@ -203,7 +208,7 @@ fn dispatch(command: Command) -> Result<i32> {
             };
             on_host(&place, &host, &job)
         }
-        Command::Test { filter } => test::all(&place, filter.as_deref()),
+        Command::Test { filter, long } => test::all(&place, filter.as_deref(), long),
         Command::Bench { vendor, model } => bench::bench(&place, vendor, model.as_deref()),
     }
 }

@@ -245,7 +245,11 @@ mod tests {
 
     #[test]
     fn the_table_itself_is_sound() {
-        let rows = parse(include_str!("../tests.table")).unwrap();
+        let both = concat!(
+            include_str!("../tests.table"),
+            include_str!("../long.table")
+        );
+        let rows = parse(both).unwrap();
         assert!(!rows.is_empty());
         for row in rows {
             let emulator = row.vendor.emulator();

@@ -3,7 +3,8 @@
 //! `lab test`: every test of the project.
 //!
 //! First what needs no host under test: the builds, the format, the lints,
-//! `cargo test`. Then the rows of `tests.table`, each on a host of its own.
+//! `cargo test`. Then the rows of `tests.table`, each on a host of its own; with
+//! `--long` those of `long.table`, too.
 
 use crate::build::{captured, Builder, Module, Programs};
 use crate::host::{HostSpec, Input, Job, Keep, Outcome, Prepared};
@@ -21,10 +22,14 @@ use std::time::Instant;
 /// Of a failing test's output this much is shown.
 const SHOWN_LINES: usize = 120;
 
-/// Runs the tests whose name contains `filter`; the exit status for the lab.
-pub fn all(place: &Place, filter: Option<&str>) -> Result<i32> {
-    let file = place.clone.join("tests/lab/tests.table");
-    let rows = table::parse(&fs::read_to_string(file)?)?;
+/// Runs the tests whose name contains `filter`, with `long` also those that do
+/// not fit into an hour; the exit status for the lab.
+pub fn all(place: &Place, filter: Option<&str>, long: bool) -> Result<i32> {
+    let mut text = fs::read_to_string(place.clone.join("tests/lab/tests.table"))?;
+    if long {
+        text += &fs::read_to_string(place.clone.join("tests/lab/long.table"))?;
+    }
+    let rows = table::parse(&text)?;
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let rows: VecDeque<Row> = rows.into_iter().filter(|row| wanted(&row.name)).collect();
 
