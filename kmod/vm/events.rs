@@ -74,8 +74,11 @@ impl EventQueue {
     /// An exception has come up in the delivery of what the entry carried. An
     /// interrupt or NMI gives way to it, as in the processor, which has
     /// acknowledged it (APM vol. 2, 8.2.9); of two exceptions [`Self::raise`]
-    /// makes one.
-    pub fn delivery_faulted(&mut self) {
+    /// makes one. An NMI that was acknowledged blocks others all the same.
+    pub fn delivery_faulted<V: Vendor>(&mut self, hw: &mut V) {
+        if self.injected == Some(Event::Nmi) {
+            hw.set_nmi_blocked(true);
+        }
         if matches!(self.injected, Some(Event::Interrupt(_) | Event::Nmi)) {
             self.injected = None;
         }

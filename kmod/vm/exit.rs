@@ -173,7 +173,7 @@ impl<V: Vendor> Vcpu<V> {
                 Ok(Step::Leave)
             }
             Some(vector) => {
-                self.events.delivery_faulted();
+                self.events.delivery_faulted(&mut self.hw);
                 self.raise(Exception {
                     vector,
                     error_code,

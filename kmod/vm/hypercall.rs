@@ -44,7 +44,7 @@ impl<V: Vendor> Vcpu<V> {
             Ok(fetched) if is_hypercall(fetched.bytes) => self.hypercall_of(HYPERCALL_LENGTH),
             Err(Stop::Step(Step::Sleep)) => Err(Stop::Step(Step::Sleep)),
             _ => {
-                self.events.delivery_faulted();
+                self.events.delivery_faulted(&mut self.hw);
                 self.raise(Exception::UD)
             }
         }
