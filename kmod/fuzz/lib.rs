@@ -111,7 +111,8 @@ pub fn emulation(data: &[u8]) {
     let Ok(insn) = decode(input.0, mode) else {
         return;
     };
-    let _ = simple_move(&insn, &machine.gprs, Gpa(machine.reg(Reg::Rbx)));
+    let address = machine.reg(Reg::Rbx);
+    let _ = simple_move(&insn, &machine.gprs, Gpa(address), address & 0xfff);
     let before = machine.clone();
     let mut log = AccessLog::new();
     for _ in 0..2000 {
