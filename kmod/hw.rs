@@ -26,12 +26,30 @@ use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
 use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
+use crate::pc::regs::Cr0;
 use crate::pc::regs::DescriptorTable;
 use crate::pc::regs::Gprs;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
+use crate::pc::regs::Vector;
 use kernel::prelude::*;
+
+/// Exceptions that the host must see whatever the guest does: a machine check
+/// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
+/// same way again never end inside the processor. #UD may be the other vendor's
+/// hypercall.
+const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
+    | 1 << Vector::Alignment as u32
+    | 1 << Vector::Debug as u32
+    | 1 << Vector::InvalidOpcode as u32;
+
+/// The value of PAT after RESET (APM vol. 2, 7.8.1; SDM vol. 3, 12.12.4).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// CR0 bits that would turn the host's caches off under the guest; the guest
+/// reads back what it wrote.
+const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
 
 /// The registers that every exit needs, kept outside the hardware's block.
 #[derive(Clone, Copy, Default)]

@@ -34,6 +34,9 @@ use super::NestedConfig;
 use super::Registers;
 use super::Vendor;
 use super::VmSetup;
+use super::ALWAYS_INTERCEPTED;
+use super::CR0_CACHE;
+use super::PAT_RESET;
 use crate::host::cpu as host_cpu;
 use crate::host::cpu::CpuHooks;
 use crate::host::cpu::Extension;
@@ -54,29 +57,12 @@ use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
-use crate::pc::regs::Vector;
 use kernel::prelude::*;
 
 extern "C" {
     /// See `vmenter.S`.
     fn iv_svm_enter(gprs: *mut [u64; 16], guest_vmcb: u64, host_vmcb: u64);
 }
-
-/// Exceptions that the host must see whatever the guest does: a machine check
-/// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
-/// same way again never end inside the processor. #UD may be the other vendor's
-/// hypercall.
-const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
-    | 1 << Vector::Alignment as u32
-    | 1 << Vector::Debug as u32
-    | 1 << Vector::InvalidOpcode as u32;
-
-/// The value of PAT after RESET (APM vol. 2, 7.8.1).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
-
-/// CR0 bits that would turn the host's caches off under the guest; the guest
-/// reads back what it wrote.
-const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
 
 /// One vCPU on SVM.
 pub struct Svm {

@@ -59,6 +59,9 @@ use super::NestedConfig;
 use super::Registers;
 use super::Vendor;
 use super::VmSetup;
+use super::ALWAYS_INTERCEPTED;
+use super::CR0_CACHE;
+use super::PAT_RESET;
 use crate::host::cpu as host_cpu;
 use crate::host::cpu::CpuHooks;
 use crate::host::cpu::Extension;
@@ -75,17 +78,7 @@ use crate::pc::regs::Dr6;
 use crate::pc::regs::Efer;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
-use crate::pc::regs::Vector;
 use kernel::prelude::*;
-
-/// Exceptions that the host must see whatever the guest does: a machine check
-/// is the host's, and #DB or #AC delivered by a guest whose IDT faults in the
-/// same way again never end inside the processor. #UD may be the other vendor's
-/// hypercall.
-const ALWAYS_INTERCEPTED: u32 = 1 << Vector::MachineCheck as u32
-    | 1 << Vector::Alignment as u32
-    | 1 << Vector::Debug as u32
-    | 1 << Vector::InvalidOpcode as u32;
 
 /// Offset of the task priority in the virtual-APIC page (SDM vol. 3, 30.1.1).
 const VIRTUAL_TPR: usize = 0x80;
@@ -220,7 +213,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cr2: 0,
             dr6: Dr6::RESET,
             cr8: 0,
-            pat: setup::PAT_RESET,
+            pat: PAT_RESET,
             spec_ctrl: 0,
             flush: true,
         };
@@ -466,7 +459,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn set_cr0(&mut self, value: u64) {
         self.cr0 = Cr0(value);
         // The guest's cache bits are not the host's caches.
-        let real = self.cr0.without(state::CR0_CACHE);
+        let real = self.cr0.without(CR0_CACHE);
         self.write(guest::CR0, self.shared.controls.real_cr0(real).0);
         self.write(control::CR0_SHADOW, value);
         self.cache.forget();

@@ -10,10 +10,12 @@ use super::field::control;
 use super::field::guest;
 use super::state;
 use super::Vmx;
-use super::ALWAYS_INTERCEPTED;
 use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
 use crate::hw::Vendor;
+use crate::hw::ALWAYS_INTERCEPTED;
+use crate::hw::CR0_CACHE;
+use crate::hw::PAT_RESET;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Dr6;
@@ -21,9 +23,6 @@ use crate::pc::regs::Dr7;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
 use kernel::prelude::*;
-
-/// The value of PAT after RESET (SDM vol. 3, 12.12.4).
-pub(super) const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// No VMCS is linked.
 const NO_LINK: u64 = u64::MAX;
@@ -188,6 +187,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.set_cr3(0);
         self.set_cr4(0);
         self.set_efer(0);
-        self.set_cr0(state::CR0_CACHE.with(Cr0::ET).0);
+        self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
     }
 }

@@ -31,10 +31,6 @@ use kernel::prelude::*;
 /// host, nor to a walk of the guest's tables that has not begun yet.
 pub(super) const CR0_OWN: Cr0 = Cr0(Cr0::MP.0 | Cr0::EM.0 | Cr0::TS.0 | Cr0::WP.0 | Cr0::AM.0);
 
-/// CR0 bits that would turn the host's caches off under the guest; the guest
-/// reads back what it wrote.
-pub(super) const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
-
 /// Bits of CR4 that the guest changes without an exit: every processor with
 /// unrestricted guests has them, and CPUID does not mirror them.
 pub(super) const CR4_OWN: Cr4 = Cr4(Cr4::VME.0
