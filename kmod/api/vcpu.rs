@@ -60,13 +60,28 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
         let mut guard = this.vcpu.lock()?;
         let vcpu = &mut **guard;
         vcpu.keep_tsc_over_suspend();
-        if cmd == crate::uapi::KVM_RUN {
-            return if arg.is_null() {
-                vcpu.run().map(|()| 0)
-            } else {
-                Err(EINVAL)
-            };
+        if cmd != crate::uapi::KVM_RUN {
+            return vcpu.ioctl(cmd, arg);
         }
+        if !arg.is_null() {
+            return Err(EINVAL);
+        }
+        vcpu.run().map(|()| 0)
+    }
+
+    fn mmap_page(&self, offset: usize) -> Option<&HostPage> {
+        if offset as u64 == crate::uapi::KVM_COALESCED_MMIO_PAGE_OFFSET {
+            return Some(self.vm.bus.coalesced_page());
+        }
+        self.run.page(offset)
+    }
+}
+
+impl<V: Vendor> Vcpu<V> {
+    /// Every ioctl but KVM_RUN, which is not to look through the table.
+    #[inline(never)]
+    fn ioctl(&mut self, cmd: u32, arg: UserPtr) -> Result<isize> {
+        let vcpu = self;
         ioctl_table! { cmd, arg;
             KVM_GET_REGS => output || vcpu.get_regs();
             KVM_SET_REGS => input |regs| vcpu.set_regs(regs);
@@ -108,12 +123,5 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
             KVM_ENABLE_CAP => input |cap| vcpu.enable_capability(cap);
             _ => EINVAL
         }
-    }
-
-    fn mmap_page(&self, offset: usize) -> Option<&HostPage> {
-        if offset as u64 == crate::uapi::KVM_COALESCED_MMIO_PAGE_OFFSET {
-            return Some(self.vm.bus.coalesced_page());
-        }
-        self.run.page(offset)
     }
 }

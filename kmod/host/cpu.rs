@@ -26,7 +26,6 @@ pub use ipi::send_reschedule;
 pub use ipi::{kick_many, run_on, CpuMask};
 pub use mitigation::another_guest;
 pub use mitigation::flush_l1d;
-pub use mitigation::guest_has_run;
 pub use mitigation::l1tf_policy;
 pub use mitigation::prediction_command;
 pub use mitigation::L1tf;

@@ -4,7 +4,6 @@
 //!
 //! Context: interrupts off.
 
-use super::bindings;
 use crate::host::task::IrqOff;
 use core::arch::asm;
 
@@ -12,7 +11,9 @@ use core::arch::asm;
 const DR7_OFF: u64 = 0x400;
 
 /// Loads DR0 to DR3 for a guest whose DR7 enables some of them. The host's own
-/// breakpoints are off until [`restore_host`].
+/// breakpoints are off until [`guest_end`].
+///
+/// [`guest_end`]: super::task::guest_end
 pub fn load(off: &IrqOff, addresses: &[u64; 4]) {
     clear(off);
     let [a, b, c, d] = *addresses;
@@ -29,14 +30,6 @@ pub fn load(off: &IrqOff, addresses: &[u64; 4]) {
 /// Turns all breakpoints off.
 pub fn clear(_off: &IrqOff) {
     // SAFETY: Turning breakpoints off harms nothing; the host's come back by
-    // `restore_host`.
+    // `guest_end`.
     unsafe { asm!("mov dr7, {}", in(reg) DR7_OFF, options(nostack, preserves_flags)) };
-}
-
-/// Gives the host its breakpoints back, if it has any: the exit from the guest
-/// has turned them off.
-#[inline]
-pub fn restore_host(_off: &IrqOff) {
-    // SAFETY: Interrupts are off, as the function asks.
-    unsafe { bindings::iv_restore_host_breakpoints() };
 }

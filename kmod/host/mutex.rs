@@ -10,7 +10,6 @@ use core::cell::UnsafeCell;
 use core::ops::Deref;
 use core::ops::DerefMut;
 use core::pin::Pin;
-use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::LockClassKey;
 use kernel::types::Opaque;
@@ -56,10 +55,13 @@ impl<T> KillableMutex<T> {
     /// # Errors
     ///
     /// `EINTR` when the thread has been killed while it waited.
+    #[inline]
     pub fn lock(&self) -> Result<KillableGuard<'_, T>> {
         // SAFETY: By the invariant.
-        to_result(unsafe { bindings::iv_mutex_lock_killable(self.lock.get()) })?;
-        Ok(KillableGuard(self))
+        match unsafe { bindings::iv_mutex_lock_killable(self.lock.get()) } {
+            0 => Ok(KillableGuard(self)),
+            _ => Err(EINTR),
+        }
     }
 }
 

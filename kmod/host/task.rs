@@ -73,19 +73,26 @@ pub fn handle_guest_work() -> Result {
     to_result(unsafe { bindings::iv_handle_guest_work() })
 }
 
-/// Prepares a CPU without a tick to stay in the guest for long. To be called
-/// with interrupts off before the last [`guest_work_pending`].
+/// A guest is about to run. A CPU without a tick is prepared to stay in it for
+/// long, and time from here on is the guest's, in the accounting of this thread.
+/// To be called with interrupts off before the last [`guest_work_pending`].
+///
+/// Whether the kernel follows what a CPU runs, for RCU without a tick or lock
+/// debugging: then each entry goes between [`guest_state_enter`] and
+/// [`guest_state_exit`].
 #[inline]
-pub fn guest_prepare(_off: &IrqOff) {
+pub fn guest_begin(_off: &IrqOff) -> bool {
     // SAFETY: Interrupts are off, as the function asks.
-    unsafe { bindings::iv_guest_prepare() };
+    unsafe { bindings::iv_guest_begin() }
 }
 
-/// Time from here on is the guest's, in the accounting of this thread.
+/// A guest has run on this CPU, which has turned breakpoints off: the host's are
+/// in force again, and on the way to user mode the kernel keeps what the guest
+/// has trained from the VMM, where the host wants that.
 #[inline]
-pub fn guest_timing_enter(_off: &IrqOff) {
-    // SAFETY: Interrupts are off, as the function asks.
-    unsafe { bindings::iv_guest_timing_enter() };
+pub fn guest_end(_off: &IrqOff) {
+    // SAFETY: Interrupts are off: the thread stays on its CPU.
+    unsafe { bindings::iv_guest_end() };
 }
 
 /// Time from here on is the kernel's again.
@@ -116,16 +123,6 @@ pub unsafe fn guest_state_enter(_off: &IrqOff) {
 pub unsafe fn guest_state_exit(_off: &IrqOff) {
     // SAFETY: Interrupts are off and by the precondition.
     unsafe { bindings::iv_guest_state_exit() };
-}
-
-/// Whether RCU and context tracking want to be told of every entry
-/// ([`guest_state_enter`]): a CPU without a tick is in use, or the kernel was
-/// built to check locks. Otherwise a thread that leaves its run loop for every
-/// reschedule serves them as well.
-#[inline]
-pub fn guest_state_tracked() -> bool {
-    // SAFETY: Reads a static key.
-    unsafe { bindings::iv_guest_state_tracked() }
 }
 
 /// Nanoseconds this thread has been runnable and waited for a CPU, since it

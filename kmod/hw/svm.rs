@@ -231,11 +231,8 @@ impl Svm {
     }
 
     /// Before VMRUN: an ASID of this CPU, and the flush that was asked for.
-    #[inline]
+    #[inline(never)]
     fn prepare_tlb(&mut self, off: &IrqOff) {
-        if !self.flush && self.asid.is_current(off) {
-            return;
-        }
         self.flush = false;
         let control = &mut self.vmcb.control;
         if self.asid.is_current(off) && self.features.flush_by_asid {
@@ -351,6 +348,8 @@ impl Vendor for Svm {
             self.asid = Asid::NONE;
             self.vmcb.control.clean = Clean::NONE;
         }
+        // Nothing else hands identifiers out before the guest is unloaded.
+        self.flush |= !self.asid.is_current(off);
         if self.switches_tsc_aux {
             self.host_tsc_aux = cpu::load_tsc_aux(off, self.tsc_aux);
         }
@@ -373,7 +372,9 @@ impl Vendor for Svm {
 
     #[inline]
     fn enter(&mut self, off: &IrqOff, regs: &mut Registers) {
-        self.prepare_tlb(off);
+        if self.flush {
+            self.prepare_tlb(off);
+        }
         let save = &mut self.vmcb.save;
         save.rax = regs.gprs.get(Reg::Rax);
         save.rsp = regs.gprs.get(Reg::Rsp);

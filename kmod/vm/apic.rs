@@ -97,7 +97,7 @@ impl<V: Vendor> Vcpu<V> {
         if !self.vm.chip.wants_eoi(action) {
             return Step::Resume;
         }
-        if self.vm.chip.is_split() {
+        if self.split_irqchip {
             self.run.set_exit(
                 uapi::KVM_EXIT_IOAPIC_EOI,
                 uapi::kvm_run_eoi {

@@ -121,14 +121,13 @@ impl Debug {
         self.loaded = true;
     }
 
-    /// After exits: the host's breakpoints are in force again.
+    /// After exits: the guest's breakpoints are not in force any more.
     #[inline]
     pub fn unload(&mut self, off: &IrqOff) {
         if self.loaded {
             self.loaded = false;
             debug_registers::clear(off);
         }
-        debug_registers::restore_host(off);
     }
 }
 

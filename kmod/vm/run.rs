@@ -95,7 +95,7 @@ pub enum Context {
 }
 
 impl<V: Vendor> Vcpu<V> {
-    /// KVM_RUN (KVM API document, 4.10).
+    /// KVM_RUN (KVM API document, 4.10), in the address space of the machine.
     ///
     /// # Errors
     ///
@@ -103,9 +103,6 @@ impl<V: Vendor> Vcpu<V> {
     /// of an application processor, `EFAULT` for guest memory that the process
     /// cannot access.
     pub fn run(&mut self) -> Result {
-        if !self.vm.memory.is_current_mm() {
-            return Err(EIO);
-        }
         self.take_synced_registers()?;
         self.take_user_cr8()?;
         let _mask = self.sigmask.map(|mask| mask.apply());
@@ -225,15 +222,16 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.prepare(&preempt);
         let mut off = IrqOff::new();
         let cpu = cpu::current_cpu(&off);
-        self.load(&off, cpu);
+        let tracked = self.load(&off, cpu);
         self.shared.requests.enter(cpu);
         // From here on whoever wants something sends an interrupt, too.
         let mut result = (Step::Leave, Exit::HostInterrupt);
         if !self.shared.requests.any() && !task::guest_work_pending() {
-            result = self.run_guest_loaded(&off);
+            result = self.run_guest_loaded(&off, tracked);
         }
         self.shared.requests.leave();
         self.unload(&off);
+        self.rcu_waits |= matches!(result.1, Exit::HostInterrupt);
         // The interrupt that ended the guest run is part of the guest's time.
         self.hw.take_host_interrupt(&off);
         off.window();
@@ -244,24 +242,17 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     #[inline]
-    fn run_guest_loaded(&mut self, off: &IrqOff) -> (Step, Exit) {
-        let tracked = task::guest_state_tracked();
-        if !tracked {
-            // RCU takes the guest for user mode. With a tick on every CPU, to
-            // hear of it each time this loop is entered is enough.
-            // SAFETY: Nothing runs between the two calls.
-            unsafe {
-                task::guest_state_enter(off);
-                task::guest_state_exit(off);
+    fn run_guest_loaded(&mut self, off: &IrqOff, tracked: bool) -> (Step, Exit) {
+        if self.rcu_waits && !tracked {
+            self.note_quiescence(off);
+        }
+        if self.run.wants_interrupt_window() && self.takes_user_interrupts() {
+            if self.ready_for_interrupt() {
+                return (Step::Leave, Exit::HostInterrupt);
             }
+            self.hw.request_interrupt_window(true);
         }
         loop {
-            if self.takes_user_interrupts() && self.run.wants_interrupt_window() {
-                if self.ready_for_interrupt() {
-                    return (Step::Leave, Exit::HostInterrupt);
-                }
-                self.hw.request_interrupt_window(true);
-            }
             self.deliver_events();
             if self.init_pending {
                 // INIT forgets what has been handed to the processor.
@@ -294,6 +285,19 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
+    /// RCU takes the guest for user mode. Where each CPU has a tick, it looks
+    /// at what that interrupts: so it is enough to tell it after interrupts
+    /// that have ended the guest's run.
+    #[inline(never)]
+    fn note_quiescence(&mut self, off: &IrqOff) {
+        self.rcu_waits = false;
+        // SAFETY: Nothing runs between the two calls.
+        unsafe {
+            task::guest_state_enter(off);
+            task::guest_state_exit(off);
+        }
+    }
+
     /// Enters the guest; with `tracked`, the kernel wants to be told.
     #[inline]
     fn enter(&mut self, off: &IrqOff, tracked: bool) {
@@ -308,12 +312,12 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    fn load(&mut self, off: &IrqOff, cpu: u32) {
+    /// Whether the kernel wants to be told of each entry.
+    fn load(&mut self, off: &IrqOff, cpu: u32) -> bool {
         let moved = self.last_cpu != Some(cpu);
         self.last_cpu = Some(cpu);
         self.hw.intercept_all_msrs(self.vm.watches_msrs());
         self.hw.load(off, moved);
-        task::guest_prepare(off);
         fpu::restore_if_needed(off);
         self.host_xss.clear(off);
         if let Some(host) = self.host_xcr0 {
@@ -322,12 +326,12 @@ impl<V: Vendor> Vcpu<V> {
         }
         self.load_pkru(off);
         self.debug.load(off);
-        task::guest_timing_enter(off);
+        task::guest_begin(off)
     }
 
     fn unload(&mut self, off: &IrqOff) {
-        cpu::guest_has_run(off);
         self.debug.unload(off);
+        task::guest_end(off);
         self.unload_pkru(off);
         self.hw.unload(off);
         self.host_xss.restore(off);
@@ -372,6 +376,27 @@ impl<V: Vendor> Vcpu<V> {
         if self.shared.apic.is_on() {
             self.take_posted();
         }
+        if !self.events.is_idle() || self.interrupt_waits() {
+            return self.deliver_waiting();
+        }
+        if self.pv_eoi.is_some() {
+            self.offer_pv_eoi();
+        }
+        // A VMM that models the local APIC sees every write.
+        self.hw.intercept_cr8_write(self.lapic.is_none());
+    }
+
+    /// Whether any interrupt waits, be it masked.
+    #[inline]
+    fn interrupt_waits(&self) -> bool {
+        let requested = match &self.lapic {
+            Some(lapic) => !lapic.irr().is_empty() || self.shared.apic.extint(),
+            None => false,
+        };
+        requested || self.events.external.is_some()
+    }
+
+    fn deliver_waiting(&mut self) {
         let mut source = Controllers {
             lapic: self.lapic.as_mut(),
             shared: &self.shared,
@@ -380,7 +405,6 @@ impl<V: Vendor> Vcpu<V> {
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
         self.offer_pv_eoi();
-        // A VMM that models the local APIC sees every write.
         let watch = self.lapic.as_ref().is_none_or(is_blocked_by_tpr);
         self.hw.intercept_cr8_write(watch);
     }
@@ -485,14 +509,14 @@ impl<V: Vendor> Vcpu<V> {
     fn takes_user_interrupts(&self) -> bool {
         match &self.lapic {
             None => true,
-            Some(lapic) => self.vm.chip.is_split() && lapic.accepts_extint(),
+            Some(lapic) => self.split_irqchip && lapic.accepts_extint(),
         }
     }
 
     /// Whether the PIC is in the kernel; else userspace queues its interrupts.
     #[inline]
     pub fn has_kernel_pic(&self) -> bool {
-        self.lapic.is_some() && !self.vm.chip.is_split()
+        self.lapic.is_some() && !self.split_irqchip
     }
 
     fn user_wants_window(&self) -> bool {
@@ -501,15 +525,19 @@ impl<V: Vendor> Vcpu<V> {
             && self.ready_for_interrupt()
     }
 
+    #[inline]
     fn store_status(&mut self) {
-        let lapic = self.lapic.as_ref();
+        let (cr8, apic_base) = match &self.lapic {
+            Some(lapic) => (lapic.cr8(), lapic.apic_base()),
+            None => (self.hw.cr8(), self.user_apic_base),
+        };
         self.run.set_status(&Status {
             ready_for_interrupt: self.has_kernel_pic()
                 || (self.takes_user_interrupts() && self.ready_for_interrupt()),
             interrupts_on: self.regs.rflags.has(Rflags::IF),
             flags: 0,
-            cr8: u64::from(lapic.map_or_else(|| self.hw.cr8(), Lapic::cr8)),
-            apic_base: self.apic_base(),
+            cr8: u64::from(cr8),
+            apic_base,
         });
     }
 }

@@ -108,11 +108,13 @@ impl RunPages {
     }
 
     /// Register sets the VMM wants stored at each exit (KVM_CAP_SYNC_REGS).
+    #[inline]
     pub fn valid_regs(&self) -> u64 {
         self.get(offset_of!(kvm_run, kvm_valid_regs))
     }
 
     /// Register sets the VMM has changed.
+    #[inline]
     pub fn dirty_regs(&self) -> u64 {
         self.get(offset_of!(kvm_run, kvm_dirty_regs))
     }

@@ -142,6 +142,8 @@ pub struct Vcpu<V: Vendor> {
     pub host_pkru: Option<u32>,
     /// The local APIC, unless userspace models it.
     pub lapic: Option<Lapic>,
+    /// The PICs and the I/O APIC are userspace's, though the local APIC is not.
+    pub split_irqchip: bool,
     /// IA32_APIC_BASE, if userspace models the local APIC.
     pub user_apic_base: u64,
     /// The host timer behind the local APIC's.
@@ -177,6 +179,8 @@ pub struct Vcpu<V: Vendor> {
     pub decoded: DecodeCache,
     /// Tables for the next nested page fault.
     pub mmu: VcpuMmu,
+    /// An interrupt of the host has ended the guest's run since RCU heard of it.
+    pub rcu_waits: bool,
     /// Exits so far.
     pub exits: u64,
 }
@@ -215,6 +219,7 @@ impl<V: Vendor> Vcpu<V> {
             loaded_xcr0: None,
             pkru: 0,
             host_pkru: None,
+            split_irqchip: vm.chip.is_split(),
             user_apic_base: apic_base::DEFAULT_ADDRESS
                 | apic_base::ENABLE
                 | if id == vm.boot_cpu() {
@@ -237,6 +242,7 @@ impl<V: Vendor> Vcpu<V> {
             code: CodePage::default(),
             decoded: DecodeCache::new(),
             mmu: VcpuMmu::new(),
+            rcu_waits: true,
             exits: 0,
             lapic,
             mp_state,

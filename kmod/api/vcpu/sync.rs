@@ -21,6 +21,7 @@ impl<V: Vendor> Vcpu<V> {
     /// # Errors
     ///
     /// `EINVAL` for sets that do not exist, and values that do not go.
+    #[inline]
     pub fn take_synced_registers(&mut self) -> Result {
         let dirty = self.run.dirty_regs();
         if (dirty | self.run.valid_regs()) & !uapi::KVM_SYNC_X86_VALID_FIELDS != 0 {
@@ -29,6 +30,11 @@ impl<V: Vendor> Vcpu<V> {
         if dirty == 0 {
             return Ok(());
         }
+        self.take_register_sets(dirty)
+    }
+
+    #[inline(never)]
+    fn take_register_sets(&mut self, dirty: u64) -> Result {
         if dirty & uapi::KVM_SYNC_X86_REGS != 0 {
             self.set_regs(&self.run.synced(REGS))?;
         }
@@ -43,8 +49,16 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Stores what userspace wants to see.
+    #[inline]
     pub fn store_synced_registers(&mut self) -> Result {
-        let wanted = self.run.valid_regs();
+        match self.run.valid_regs() {
+            0 => Ok(()),
+            wanted => self.store_register_sets(wanted),
+        }
+    }
+
+    #[inline(never)]
+    fn store_register_sets(&mut self, wanted: u64) -> Result {
         if wanted & uapi::KVM_SYNC_X86_REGS != 0 {
             let regs = self.get_regs()?;
             self.run.set_synced(REGS, regs);

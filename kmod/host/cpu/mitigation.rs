@@ -24,14 +24,6 @@ pub fn flush_l1d() {
     let _ = unsafe { wrmsr_safe(MSR_FLUSH_CMD, L1D_FLUSH) };
 }
 
-/// A guest has run on this CPU: on the way to user mode the kernel keeps what
-/// it has trained from the VMM, where the host wants that.
-#[inline]
-pub fn guest_has_run(_off: &IrqOff) {
-    // SAFETY: Interrupts are off: the thread stays on its CPU.
-    unsafe { bindings::iv_guest_has_run() };
-}
-
 /// The guest about to run is another than the last one of this CPU: it is not
 /// to use what that has trained, where the host wants that.
 pub fn another_guest(_off: &IrqOff) {

@@ -7,6 +7,7 @@
 //! them may sleep, allocate, or wait for someone who does.
 
 use crate::host::bindings;
+use crate::host::task::current;
 use crate::pc::addr::Hva;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
@@ -109,8 +110,8 @@ impl<L: MemoryListener> MmuNotifier<L> {
         // SAFETY: By the invariant the box lives; `mm` is set by registering
         // and not changed.
         let mm = unsafe { (*self.subscription.as_ref().raw.get()).mm };
-        // SAFETY: Reads a field of the calling task.
-        mm == unsafe { bindings::iv_current_mm() }
+        // SAFETY: The calling task exists, and only it changes the field.
+        mm == unsafe { (*current()).mm }
     }
 
     /// The listener of a registered notifier.

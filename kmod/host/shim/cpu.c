@@ -101,13 +101,6 @@ unsigned int iv_num_online_cpus(void)
 	return num_online_cpus();
 }
 
-/* This CPU's branch predictors hold what a guest has trained. */
-void iv_guest_has_run(void)
-{
-	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-		this_cpu_write(x86_ibpb_exit_to_user, true);
-}
-
 /* The next guest on this CPU is not the last one. */
 void iv_another_guest(void)
 {

@@ -1,16 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/hw_breakpoint.h>
-#include <asm/debugreg.h>
 #include <asm/mce.h>
 #include <asm/ptrace.h>
 
 #include "debug.h"
-
-void iv_restore_host_breakpoints(void)
-{
-	if (hw_breakpoint_active())
-		hw_breakpoint_restore();
-}
 
 /* The processor has reported a machine check as an exit: handle it here. */
 void iv_machine_check(void)

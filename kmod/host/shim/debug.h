@@ -2,7 +2,6 @@
 #ifndef IRONVM_SHIM_DEBUG_H
 #define IRONVM_SHIM_DEBUG_H
 
-void iv_restore_host_breakpoints(void);
 void iv_machine_check(void);
 
 #endif

@@ -21,7 +21,6 @@
 
 /* cpu.c */
 unsigned int iv_num_online_cpus(void);
-void iv_guest_has_run(void);
 void iv_another_guest(void);
 bool iv_tsc_stable(void);
 unsigned long iv_read_cr3(void);
@@ -75,13 +74,13 @@ bool iv_irq_save(void);
 void iv_irq_enable(void);
 void iv_preempt_disable(void);
 void iv_preempt_enable(void);
+void iv_preempt_schedule(void);
 int iv_handle_guest_work(void);
-void iv_guest_prepare(void);
-void iv_guest_timing_enter(void);
+bool iv_guest_begin(void);
+void iv_guest_end(void);
 void iv_guest_timing_exit(void);
 void iv_guest_state_enter(void);
 void iv_guest_state_exit(void);
-bool iv_guest_state_tracked(void);
 void iv_rcuwait_prepare(struct rcuwait *w);
 void iv_set_interruptible(void);
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The current thread: interrupts, preemption, work before a guest is entered. */
 #include <linux/build_bug.h>
+#include <asm/debugreg.h>
+#include <asm/nospec-branch.h>
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
+#include <linux/hw_breakpoint.h>
 #include <linux/irqflags.h>
 #include <linux/kvm_host.h>
 #include <linux/preempt.h>
@@ -40,19 +43,41 @@ void iv_preempt_enable(void)
 	preempt_enable();
 }
 
+/* The count has come to zero with a reschedule pending. */
+void iv_preempt_schedule(void)
+{
+#ifdef CONFIG_PREEMPTION
+	__preempt_schedule();
+#endif
+}
+
 int iv_handle_guest_work(void)
 {
 	return xfer_to_guest_mode_handle_work();
 }
 
-void iv_guest_prepare(void)
+/*
+ * Before the last look for work of this thread. Whether the kernel wants to be
+ * told of each entry, too.
+ */
+bool iv_guest_begin(void)
 {
 	xfer_to_guest_mode_prepare();
+	guest_timing_enter_irqoff();
+	return IS_ENABLED(CONFIG_PROVE_LOCKING) ||
+	       IS_ENABLED(CONFIG_TRACE_IRQFLAGS) || context_tracking_enabled();
 }
 
-void iv_guest_timing_enter(void)
+/*
+ * A guest has run: the exit has turned breakpoints off, and this CPU's branch
+ * predictors hold what the guest has trained.
+ */
+void iv_guest_end(void)
 {
-	guest_timing_enter_irqoff();
+	if (hw_breakpoint_active())
+		hw_breakpoint_restore();
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
 void iv_guest_timing_exit(void)
@@ -68,12 +93,6 @@ void iv_guest_state_enter(void)
 void iv_guest_state_exit(void)
 {
 	guest_state_exit_irqoff();
-}
-
-bool iv_guest_state_tracked(void)
-{
-	return IS_ENABLED(CONFIG_PROVE_LOCKING) ||
-	       IS_ENABLED(CONFIG_TRACE_IRQFLAGS) || context_tracking_enabled();
 }
 
 void iv_rcuwait_prepare(struct rcuwait *w)

@@ -2,7 +2,6 @@
 
 //! Interrupts off, preemption off: as values that end it when dropped.
 
-use crate::host::bindings;
 use core::marker::PhantomData;
 
 /// Witness that this thread stays on its CPU.
@@ -114,6 +113,68 @@ use raw::enable;
 use raw::enable_once;
 use raw::save_and_disable;
 
+/// The count is a variable of the CPU, and without debugging that is all.
+#[cfg(all(
+    CONFIG_PREEMPTION,
+    not(CONFIG_DEBUG_PREEMPT),
+    not(CONFIG_TRACE_PREEMPT_TOGGLE)
+))]
+mod preempt {
+    use crate::host::bindings;
+    use core::arch::asm;
+
+    #[inline]
+    pub(super) fn disable() {
+        // SAFETY: Counts; `enable` counts back.
+        unsafe {
+            asm!(
+                "inc dword ptr gs:[rip + {count}]",
+                count = sym bindings::__preempt_count,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline]
+    pub(super) fn enable() {
+        let zero: u8;
+        // SAFETY: Counted in `disable`. The count is zero when nothing else
+        // keeps preemption off and a reschedule is wanted.
+        unsafe {
+            asm!(
+                "dec dword ptr gs:[rip + {count}]",
+                "setz {zero}",
+                count = sym bindings::__preempt_count,
+                zero = lateout(reg_byte) zero,
+                options(nostack),
+            );
+        }
+        if zero != 0 {
+            // SAFETY: Preemption is on again.
+            unsafe { bindings::iv_preempt_schedule() };
+        }
+    }
+}
+
+#[cfg(not(all(
+    CONFIG_PREEMPTION,
+    not(CONFIG_DEBUG_PREEMPT),
+    not(CONFIG_TRACE_PREEMPT_TOGGLE)
+)))]
+mod preempt {
+    use crate::host::bindings;
+
+    pub(super) fn disable() {
+        // SAFETY: Counts; `enable` counts back.
+        unsafe { bindings::iv_preempt_disable() };
+    }
+
+    pub(super) fn enable() {
+        // SAFETY: Counted in `disable`.
+        unsafe { bindings::iv_preempt_enable() };
+    }
+}
+
 /// Preemption is off: this thread is not taken off its CPU. Interrupts come.
 /// Dropped, preemption is as it was before.
 pub struct PreemptOff {
@@ -129,8 +190,7 @@ impl PreemptOff {
     #[inline]
     #[must_use]
     pub fn new() -> Self {
-        // SAFETY: Counts; the drop counts back.
-        unsafe { bindings::iv_preempt_disable() };
+        preempt::disable();
         Self {
             _thread: PhantomData,
         }
@@ -140,7 +200,6 @@ impl PreemptOff {
 impl Drop for PreemptOff {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: Counted in `new`.
-        unsafe { bindings::iv_preempt_enable() };
+        preempt::enable();
     }
 }

@@ -110,6 +110,8 @@ struct AsidSpace {
     host_tsc_aux: AtomicU64,
     /// The VMCB that ran here last.
     last_guest: AtomicU64,
+    /// Where VMSAVE keeps what VMLOAD gives back to the host.
+    vmload: AtomicU64,
 }
 
 // SAFETY: Atomic integers are integers; all zero bytes are a value.
@@ -162,8 +164,9 @@ pub(super) fn online(off: &IrqOff) -> Result {
     unsafe { cpu::wrmsr_safe(MSR_VM_HSAVE_PA, areas.vmrun.hpa().0) }?;
     // What was handed out before the CPU went offline is not valid here.
     forget_asids(off);
+    let asids = cpus.asids.this(off);
+    asids.vmload.store(areas.vmload.hpa().0, Ordering::Relaxed);
     if has_tsc_aux() {
-        let asids = cpus.asids.this(off);
         let host = cpu::rdmsr(MSR_TSC_AUX);
         asids.host_tsc_aux.store(host, Ordering::Relaxed);
     }
@@ -225,15 +228,12 @@ pub(super) fn save_host(off: &IrqOff, guest: Hpa) -> u64 {
     let Some(cpus) = CPUS.get() else {
         return 0;
     };
-    let Some(areas) = cpus.areas.get(cpu::current_cpu(off) as usize) else {
-        return 0;
-    };
-    let last = &cpus.asids.this(off).last_guest;
-    if last.load(Ordering::Relaxed) != guest.0 {
-        last.store(guest.0, Ordering::Relaxed);
+    let here = cpus.asids.this(off);
+    if here.last_guest.load(Ordering::Relaxed) != guest.0 {
+        here.last_guest.store(guest.0, Ordering::Relaxed);
         cpu::another_guest(off);
     }
-    let page = areas.vmload.hpa();
+    let page = Hpa(here.vmload.load(Ordering::Relaxed));
     insn::vmsave(page);
     page.0
 }
