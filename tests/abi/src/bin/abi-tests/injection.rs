@@ -6,12 +6,12 @@
 use std::time::{Duration, Instant};
 
 use ironvm_abi_tests::guest::{long_mode, long_mode_with_irqchip, Machine};
-use ironvm_abi_tests::harness::Test;
+use ironvm_abi_tests::harness::{emulator, Test};
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::signals;
 use ironvm_abi_tests::sys::{check, ioctl, ioctl_buffer, SysResult};
-use ironvm_abi_tests::{code16, code64, ensure, ensure_eq, ensure_errno, skip, test};
+use ironvm_abi_tests::{code16, code64, ensure, ensure_eq, ensure_errno, fail, skip, test};
 use ironvm_abi_tests::{Exit, Outcome, Vcpu};
 use kvm_bindings::*;
 
@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     test!("injection", immediate_exit_before_first_run),
     test!("injection", signal_ends_run),
     test!("injection", signal_is_noticed_soon),
+    test!("injection", host_interrupts_beside_faults),
     test!("injection", signal_mask),
     test!("injection", signal_mask_errors),
     test!("injection", interrupt_when_ready),
@@ -103,6 +104,68 @@ fn signal_is_noticed_soon() -> Outcome {
     }
     let took = start.elapsed();
     ensure!(took < Duration::from_secs(10), "20 signals took {took:?}");
+    Ok(())
+}
+
+/// The host's own interrupts end runs at any point of a guest, right behind the delivery of an
+/// exception too. A guest that faults all the time finds each frame whole, and its stack where it
+/// was.
+fn host_interrupts_beside_faults() -> Outcome {
+    // A quarter of a second there: the ticks of the host in that time.
+    let faults = if emulator::is_slow() {
+        3_000_000
+    } else {
+        300_000
+    };
+    for flags in [RFLAGS_FIXED, RFLAGS_FIXED | RFLAGS_IF] {
+        let (machine, vcpu) = long_mode(code64!(
+            "mov rbp, rsp",
+            "2:",
+            "div ebx",
+            "cmp rsp, rbp",
+            "jne 3f",
+            "dec esi",
+            "jnz 2b",
+            "3:",
+            "out {done}, al",
+            "jmp 3b",
+            done = const PORT_DONE,
+        ))?;
+        machine.set_handler(DE, CODE2);
+        machine.load(
+            CODE2,
+            code64!(
+                "cmp [rsp + 24], rbp",
+                "jne 3f",
+                // DIV EBX has two bytes.
+                "add qword ptr [rsp], 2",
+                "iretq",
+                "3:",
+                "out {caught}, al",
+                "jmp 3b",
+                caught = const PORT_CAUGHT,
+            ),
+        );
+        vcpu.change_regs(|r| {
+            r.rflags = flags;
+            r.rsi = faults;
+        })?;
+        let rsp = vcpu.regs()?.rsp;
+        let exit = vcpu.run_on()?;
+        let regs = vcpu.regs()?;
+        if exit.is_out(PORT_CAUGHT) {
+            let [rip, _, _, old] = machine.read::<[u64; 4]>(regs.rsp);
+            fail!(
+                "with {} faults to go one was at {rip:#x} with RSP {old:#x}, not {rsp:#x}",
+                regs.rsi
+            );
+        }
+        if !exit.is_out(PORT_DONE) {
+            return Err(vcpu.unexpected(&exit));
+        }
+        ensure_eq!(regs.rsi, 0, "faults to go when the stack has moved");
+        ensure_eq!(regs.rsp, rsp, "RSP");
+    }
     Ok(())
 }
 
