@@ -72,6 +72,8 @@ pub struct NestedConfig {
     pub largest: nested::Level,
     /// Width of a guest physical address in bits.
     pub physical_bits: u8,
+    /// They keep lists of the pages they make dirty: [`Vendor::take_written`].
+    pub logs_writes: bool,
 }
 
 impl NestedConfig {
@@ -158,6 +160,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Why the last [`Vendor::enter`] returned. Called once after it.
     fn exit(&mut self, regs: &mut Registers) -> Exit;
+
+    /// Hands over the frames that the processor has made dirty since the last
+    /// call. After [`Vendor::enter`], before [`Vendor::unload`].
+    #[inline]
+    fn take_written(&mut self, _each: impl FnMut(Gfn)) {}
 
     /// The event whose delivery the last exit cut off.
     fn interrupted_event(&self) -> Option<Event>;

@@ -26,6 +26,7 @@ pub mod hw {
         pub mod event;
         pub mod exit;
         pub mod field;
+        pub mod write_log;
     }
 }
 

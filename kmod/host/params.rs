@@ -24,3 +24,16 @@ pub fn report_ignored_msrs() -> bool {
     // SAFETY: Reads a variable.
     unsafe { bindings::iv_param_report_ignored_msrs() }
 }
+
+/// The processor's list of pages written serves the dirty log (`pml`, on).
+#[inline]
+pub fn pml() -> bool {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_pml() }
+}
+
+/// What `pml` reads from now on: whether the processor has such a list, too.
+pub fn set_pml(on: bool) {
+    // SAFETY: Writes a variable.
+    unsafe { bindings::iv_param_set_pml(on) }
+}

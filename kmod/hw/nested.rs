@@ -61,6 +61,8 @@ pub struct NestedTable<F: Format> {
     /// The host's memory encryption bit: set in every address, also in that of
     /// the root. 0 without encryption.
     encryption: u64,
+    /// The processors keep lists of the pages they make dirty.
+    logs_writes: bool,
     format: PhantomData<F>,
 }
 
@@ -101,18 +103,20 @@ pub enum Context {
 }
 
 impl<F: Format> NestedTable<F> {
-    /// An initialiser for an empty table of `levels` levels. May sleep.
+    /// An initialiser for an empty table of `levels` levels. With `logs_writes`,
+    /// the processors keep lists of the pages they make dirty. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`; `EINVAL` unless there are 4 or 5 levels.
-    pub fn new(levels: u8) -> impl PinInit<Self, Error> {
+    pub fn new(levels: u8, logs_writes: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             lock <- RwLock::new(()),
             mapped: Counts::default(),
             root: TablePage::new()?,
             levels: if matches!(levels, 4 | 5) { levels } else { return Err(EINVAL) },
             encryption: table::encryption_bit(),
+            logs_writes,
             format: PhantomData,
         }? Error)
     }
@@ -263,10 +267,14 @@ impl<'t, F: Format> Reader<'t, F> {
         install::map(&self.walk(), gfn, size, hpa, permissions, cache)
     }
 
-    /// Takes the permission to write from all frames of the range, in one go.
-    /// Returns whether a TLB may still have it.
-    pub fn protect(&self, frames: GfnRange) -> bool {
-        range::update(&self.walk(), frames, range::protect)
+    /// Has the next write to every frame of the range be seen, in one go: by a
+    /// fault, or by the processor's list of pages written. Returns whether a TLB
+    /// may still let writes through unseen.
+    pub fn watch(&self, frames: GfnRange) -> bool {
+        let logs = self.table.logs_writes;
+        range::update(&self.walk(), frames, |slot, entry| {
+            range::watch(slot, entry, logs)
+        })
     }
 
     /// Lets an access to a mapped frame through if the table alone can: it does
@@ -300,10 +308,12 @@ impl<F: Format> Writer<'_, F> {
 }
 
 impl<F: Format> NestedTable<F> {
-    /// [`Reader::protect`] for a range of any length: takes the read lock and,
+    /// [`Reader::watch`] for a range of any length: takes the read lock and,
     /// in a context that may sleep, gives it back now and then.
-    pub fn protect(&self, frames: GfnRange, context: Context) -> bool {
-        range::update_in_parts(self, frames, context, range::protect)
+    pub fn watch(&self, frames: GfnRange, context: Context) -> bool {
+        range::update_in_parts(self, frames, context, |slot, entry| {
+            range::watch(slot, entry, self.logs_writes)
+        })
     }
 
     /// Whether a frame of the range has been accessed since the last call. TLBs

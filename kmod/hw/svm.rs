@@ -290,6 +290,7 @@ impl Vendor for Svm {
                 nested::Level::Size2M
             },
             physical_bits: host_cpu::host_physical_bits().min(if five_levels { 52 } else { 48 }),
+            logs_writes: false,
         }
     }
 

@@ -31,7 +31,9 @@ mod setup;
 mod state;
 mod vmcs;
 mod vpid;
+pub mod write_log;
 
+use self::controls::Controls;
 use self::controls::EntryControls;
 use self::controls::EptVpid;
 use self::controls::Primary;
@@ -68,6 +70,7 @@ use crate::host::cpu::Extension;
 use crate::host::page::HostPage;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
+use crate::pc::addr::Gfn;
 use crate::pc::cpuid::Feature;
 use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
@@ -98,6 +101,8 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     eptp: u64,
     /// Where the processor keeps the guest's task priority, if it does.
     virtual_apic: Option<HostPage>,
+    /// Where the processor lists the pages it makes dirty, if it does.
+    written: Option<HostPage>,
     host: HostState,
     msrs: SwitchedMsrs,
     /// Between `load` and `unload`: the VMCS is current, interrupts are off.
@@ -152,7 +157,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     const WITHHELD: &'static [Feature] = &[Feature::WAITPKG];
 
     fn nested_config() -> NestedConfig {
-        let ept = cpu::shared().map_or(EptVpid::NONE, |shared| shared.controls.ept);
+        let controls = cpu::shared().map(|shared| &shared.controls);
+        let ept = controls.map_or(EptVpid::NONE, |controls| controls.ept);
         let physical_bits = host_cpu::host_physical_bits();
         let five_levels = ept.has(EptVpid::WALK_5) && physical_bits > 48;
         NestedConfig {
@@ -165,6 +171,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
                 nested::Level::Size4K
             },
             physical_bits: physical_bits.min(if five_levels { 52 } else { 48 }),
+            logs_writes: ACCESSED_DIRTY && controls.is_some_and(Controls::has_pml),
         }
     }
 
@@ -192,12 +199,18 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         } else {
             None
         };
+        let written = if Self::nested_config().logs_writes {
+            Some(HostPage::new()?)
+        } else {
+            None
+        };
         let mut vmx = Self {
             vmcs: Vmcs::new(controls.capabilities.revision())?,
             shared,
             eptp: controls.eptp(setup.nested_root, levels),
             vpid,
             virtual_apic,
+            written,
             host: HostState::new(shared.has_pebs),
             msrs: SwitchedMsrs::new(shared.syscall),
             in_use: false,
@@ -289,6 +302,19 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     #[inline]
     fn exit(&mut self, _regs: &mut Registers) -> Exit {
         self.decode_exit()
+    }
+
+    #[inline]
+    fn take_written(&mut self, each: impl FnMut(Gfn)) {
+        let Some(page) = &self.written else {
+            return;
+        };
+        let index = self.read(guest::PML_INDEX);
+        if index == write_log::EMPTY || !self.usable {
+            return;
+        }
+        write_log::frames(index, |offset| page.read(offset)).for_each(each);
+        self.write(guest::PML_INDEX, write_log::EMPTY);
     }
 
     #[inline]

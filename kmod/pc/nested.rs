@@ -141,6 +141,9 @@ pub struct Permissions {
     pub may_write: bool,
     /// Instruction fetches.
     pub execute: bool,
+    /// Writes, of which the first is still to be recorded by the processor: the
+    /// dirty flag is clear. Only with `write`.
+    pub clean: bool,
 }
 
 /// An entry of a table of format `F`.
@@ -205,7 +208,9 @@ impl<F: Format> Entry<F> {
     }
 
     /// Maps memory. The accessed bit is set already, and the dirty bit where
-    /// writes are allowed, so that the processor need not come back to do it.
+    /// writes are allowed and nobody asks for them, so that the processor need
+    /// not come back to do it. The dirty bit is never set without the permission
+    /// to write.
     #[inline]
     pub const fn leaf(hpa: Hpa, size: Level, permissions: Permissions) -> Self {
         let mut raw = (hpa.0 & ADDRESS) | F::LEAF | F::ACCESSED;
@@ -213,7 +218,10 @@ impl<F: Format> Entry<F> {
             raw |= LARGE;
         }
         if permissions.write {
-            raw |= F::WRITE | F::DIRTY;
+            raw |= F::WRITE;
+            if !permissions.clean {
+                raw |= F::DIRTY;
+            }
         }
         if permissions.may_write {
             raw |= MAY_WRITE;
@@ -258,6 +266,7 @@ impl<F: Format> Entry<F> {
             write: self.raw & F::WRITE != 0,
             may_write: self.raw & MAY_WRITE != 0,
             execute: self.raw & F::EXECUTE == F::EXECUTE && self.raw & F::NO_EXECUTE == 0,
+            clean: self.raw & F::WRITE != 0 && F::DIRTY != 0 && self.raw & F::DIRTY == 0,
         }
     }
 
@@ -276,6 +285,26 @@ impl<F: Format> Entry<F> {
     #[inline]
     pub const fn is_accessed(self) -> bool {
         self.raw & F::ACCESSED != 0
+    }
+
+    /// This leaf maps more than one frame.
+    #[inline]
+    pub const fn is_large(self) -> bool {
+        self.raw & LARGE != 0
+    }
+
+    /// The bits to clear so that the next write through this leaf is seen: the
+    /// permission to write, and a fault tells; or with `logs`, where the
+    /// processor keeps a list of the pages it makes dirty, the dirty flag alone.
+    /// A large leaf is one entry of that list for many frames, so it takes the
+    /// fault, which splits it.
+    #[inline]
+    pub const fn unseen(self, logs: bool) -> u64 {
+        if logs && F::DIRTY != 0 && !self.is_large() {
+            F::DIRTY
+        } else {
+            F::WRITE | F::DIRTY
+        }
     }
 
     /// The processor has written through this leaf since the bit was cleared.

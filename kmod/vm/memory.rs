@@ -63,6 +63,14 @@ pub trait FlushRemote: Send + Sync + 'static {
     /// nested tables; must not sleep, and must not take a lock under which
     /// memory is reached.
     fn flush_remote(&self);
+
+    /// Has every vCPU hand over the pages that its processor has noted as
+    /// written ([`View::note_written`]): when this returns, all from before
+    /// the call are.
+    ///
+    /// Called with preemption and interrupts on, and without a lock of memory's
+    /// but that for changes.
+    fn collect_written(&self);
 }
 
 /// Guest memory, and its registration with the address space of the process
@@ -122,6 +130,8 @@ pub struct Memory<F: Format, V: FlushRemote> {
     dirty_mode: AtomicU64,
     limits: Limits,
     largest: Level,
+    /// The processors keep lists of the pages they make dirty.
+    logs_writes: bool,
     vcpus: V,
 }
 
@@ -134,7 +144,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             user_end: copy::user_end(),
         };
         try_pin_init!(Self {
-            nested <- NestedTable::new(config.levels),
+            nested <- NestedTable::new(config.levels, config.logs_writes),
             slots: Published::new(Slots::default())?,
             invalidations: Invalidations::new(),
             changes <- new_mutex!((), "guest memory"),
@@ -142,6 +152,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             dirty_mode: AtomicU64::new(0),
             limits,
             largest: config.largest,
+            logs_writes: config.logs_writes,
             vcpus,
         }? Error)
     }

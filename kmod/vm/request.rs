@@ -28,6 +28,9 @@ impl Request {
     pub const DIRECTORY_POINTERS: Self = Self(1 << 4);
     /// End a HLT, whatever else there is.
     pub const UNHALT: Self = Self(1 << 5);
+    /// Nothing but to leave the guest, and with that to hand over the list of
+    /// pages written.
+    pub const WRITTEN: Self = Self(1 << 6);
 }
 
 const OUTSIDE: u32 = 0;

@@ -228,6 +228,7 @@ impl<V: Vendor> Vcpu<V> {
         let mut result = (Step::Leave, Exit::HostInterrupt);
         if !self.shared.requests.any() && !task::guest_work_pending() {
             result = self.run_guest_loaded(&off, tracked);
+            self.note_written();
         }
         self.shared.requests.leave();
         self.unload(&off);
@@ -239,6 +240,17 @@ impl<V: Vendor> Vcpu<V> {
         drop(off);
         drop(preempt);
         result
+    }
+
+    /// Puts what the processor has listed as written into the dirty logs, before
+    /// others take the vCPU for one that is out of the guest.
+    #[inline]
+    fn note_written(&mut self) {
+        let memory = &self.vm.memory;
+        let mut view = None;
+        self.hw.take_written(|gfn| {
+            view.get_or_insert_with(|| memory.enter()).note_written(gfn);
+        });
     }
 
     #[inline]

@@ -90,8 +90,14 @@ impl VcpuTable {
     /// Makes every vCPU drop its translations; when this returns none that has
     /// not is in the guest. Interrupts on, preemption off.
     pub fn flush_tlbs(&self) {
+        self.get_out_with(Request::FLUSH_TLB);
+    }
+
+    /// Adds a request to every vCPU; when this returns none that has been in
+    /// the guest since before the call is still there. Interrupts on.
+    pub fn get_out_with(&self, request: Request) {
         for vcpu in self.iter() {
-            vcpu.requests.add(Request::FLUSH_TLB);
+            vcpu.requests.add(request);
             if let Some(cpu) = vcpu.requests.cpu_to_kick() {
                 cpu::send_reschedule(cpu);
             }
@@ -99,7 +105,7 @@ impl VcpuTable {
         // The interrupt ends the guest run, and the vCPU sees the request
         // before its next one; it holds no lock until then.
         for vcpu in self.iter() {
-            while vcpu.requests.is_in_guest() && vcpu.requests.has(Request::FLUSH_TLB) {
+            while vcpu.requests.is_in_guest() && vcpu.requests.has(request) {
                 core::hint::spin_loop();
             }
         }
@@ -112,5 +118,9 @@ pub struct Flusher(pub Arc<VcpuTable>);
 impl FlushRemote for Flusher {
     fn flush_remote(&self) {
         self.0.flush_tlbs();
+    }
+
+    fn collect_written(&self) {
+        self.0.get_out_with(Request::WRITTEN);
     }
 }

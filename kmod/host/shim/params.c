@@ -11,6 +11,10 @@ module_param(ignore_msrs, bool, 0644);
 static bool report_ignored_msrs = true;
 module_param(report_ignored_msrs, bool, 0644);
 
+/* VMX only. Where the processor has no page-modification log it says no. */
+static bool pml = true;
+module_param(pml, bool, 0444);
+
 /* What the module does, for programs that look. A value given is ignored. */
 static int iv_set_fixed(const char *value, const struct kernel_param *kp)
 {
@@ -47,4 +51,14 @@ bool iv_param_ignore_msrs(void)
 bool iv_param_report_ignored_msrs(void)
 {
 	return READ_ONCE(report_ignored_msrs);
+}
+
+bool iv_param_pml(void)
+{
+	return READ_ONCE(pml);
+}
+
+void iv_param_set_pml(bool on)
+{
+	WRITE_ONCE(pml, on);
 }

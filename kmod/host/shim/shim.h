@@ -54,6 +54,8 @@ struct page *iv_get_page(const void *address);
 
 /* params.c */
 bool iv_param_ignore_msrs(void);
+bool iv_param_pml(void);
+void iv_param_set_pml(bool on);
 bool iv_param_report_ignored_msrs(void);
 
 /* segments.c */

@@ -46,9 +46,17 @@ pub(super) fn zap<F: Format>(walk: &Walk<'_, F>, frames: GfnRange, tables: &mut 
     was_mapped
 }
 
-/// Takes a leaf's permission to write; whether it had it.
-pub(super) fn protect<F: Format>(slot: &AtomicU64, entry: Entry<F>) -> bool {
-    entry.permissions().write && slot.fetch_and(!F::WRITE, Ordering::SeqCst) & F::WRITE != 0
+/// Has the next write through a leaf be seen ([`Entry::unseen`]); whether it
+/// could go on without.
+///
+/// The processor may set the dirty flag at the same time: then it is cleared,
+/// and the processor has the page in its list, or it stays set and is counted
+/// again the next time.
+pub(super) fn watch<F: Format>(slot: &AtomicU64, entry: Entry<F>, logs: bool) -> bool {
+    let bits = entry.unseen(logs);
+    let permissions = entry.permissions();
+    let is_seen = !permissions.write || bits & F::WRITE == 0 && permissions.clean;
+    !is_seen && slot.fetch_and(!bits, Ordering::SeqCst) & bits != 0
 }
 
 /// Clears a leaf's accessed bit; whether it was set.

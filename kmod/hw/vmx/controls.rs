@@ -490,6 +490,11 @@ impl Controls {
         }
     }
 
+    /// Leaves the list of pages written out of use.
+    pub fn drop_pml(&mut self) {
+        self.secondary.drop(Secondary::PML);
+    }
+
     /// Translations are tagged: they survive exits and entries.
     pub const fn has_vpid(&self) -> bool {
         self.secondary.base.has(Secondary::VPID)

@@ -17,6 +17,7 @@ use super::vpid::Vpids;
 use crate::host::cpu;
 use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
+use crate::host::params;
 use crate::host::task::IrqOff;
 use crate::pc::msr::index;
 use crate::uapi::errno;
@@ -70,13 +71,17 @@ fn read_capabilities() -> Capabilities {
 
 /// What we use of this CPU's VMX.
 fn controls() -> Result<Controls> {
-    Controls::negotiate(&read_capabilities()).map_err(|missing| {
+    let mut controls = Controls::negotiate(&read_capabilities()).map_err(|missing| {
         pr_err!(
             "this processor's VMX lacks: {}\n",
             format_args!("{missing}")
         );
         not_supported()
-    })
+    })?;
+    if !params::pml() {
+        controls.drop_pml();
+    }
+    Ok(controls)
 }
 
 /// What belongs to one CPU. Only that CPU writes it.

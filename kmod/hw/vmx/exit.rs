@@ -24,7 +24,7 @@ use crate::pc::regs::Dr6;
 /// Why the guest has stopped.
 ///
 /// What belongs to features that need more than a look at these fields (the
-/// page-modification log, the virtual APIC) is [`Exit::Unexpected`] here: who
+/// virtual APIC) is [`Exit::Unexpected`] here: who
 /// turns such a feature on looks at the reason first.
 #[inline]
 pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
@@ -104,6 +104,8 @@ fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
         | Reason::WRMSRNS_IMMEDIATE => Exit::Undefined,
         // After the instruction that has held the bus: the guest goes on.
         Reason::BUS_LOCK => Exit::HostInterrupt,
+        // Leaving the inner loop empties the list, and the write comes again.
+        Reason::PML_FULL => Exit::HostInterrupt,
         Reason::INSTRUCTION_TIMEOUT => instruction_timeout(reason, fields),
         _ => unexpected(reason),
     }

@@ -9,6 +9,7 @@ use super::controls::Secondary;
 use super::field::control;
 use super::field::guest;
 use super::state;
+use super::write_log;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
@@ -61,7 +62,7 @@ impl Words {
         }
         let secondary = controls
             .secondary
-            .with(Secondary::INVPCID | Secondary::XSAVES | Secondary::ENCLS);
+            .with(Secondary::INVPCID | Secondary::XSAVES | Secondary::ENCLS | Secondary::PML);
         Self {
             primary,
             primary_written: primary,
@@ -120,6 +121,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if let Some(page) = &self.virtual_apic {
             self.write(control::VIRTUAL_APIC_PAGE, page.hpa().0);
             self.write(control::TPR_THRESHOLD, 0);
+        }
+        if let Some(page) = &self.written {
+            self.write(control::PML_ADDRESS, page.hpa().0);
+            self.write(guest::PML_INDEX, write_log::EMPTY);
         }
         if self.words.secondary.has(Secondary::XSAVES) {
             self.write(control::XSS_EXITING, 0);

@@ -7,12 +7,14 @@ const ALL: Permissions = Permissions {
     write: true,
     may_write: true,
     execute: true,
+    clean: false,
 };
 
 const NONE: Permissions = Permissions {
     write: false,
     may_write: false,
     execute: false,
+    clean: false,
 };
 
 #[test]
@@ -103,7 +105,7 @@ proptest! {
     fn leaves_give_back_what_was_put_in(
         hpa in 0u64..1 << 52, write: bool, may_write: bool, execute: bool,
     ) {
-        let permissions = Permissions { write, may_write, execute };
+        let permissions = Permissions { write, may_write, execute, clean: false };
         check_leaf::<Npt>(hpa, permissions);
         check_leaf::<Ept<true>>(hpa, permissions);
         check_leaf::<Ept<false>>(hpa, permissions);
@@ -114,7 +116,7 @@ proptest! {
         hpa in 0u64..1 << 52, a: [bool; 3], b: [bool; 3],
     ) {
         let permissions = |[write, may_write, execute]: [bool; 3]| Permissions {
-            write, may_write, execute,
+            write, may_write, execute, clean: false,
         };
         let either = permissions([a[0] || b[0], a[1] || b[1], a[2] || b[2]]);
         check_merged::<Npt>(hpa, permissions(a), permissions(b), either);
@@ -125,7 +127,7 @@ proptest! {
     fn the_parts_of_a_leaf_map_what_it_maps(
         hpa in 0u64..1 << 52, write: bool, may_write: bool, execute: bool, nth in 0usize..512,
     ) {
-        let permissions = Permissions { write, may_write, execute };
+        let permissions = Permissions { write, may_write, execute, clean: false };
         for size in [Level::Size2M, Level::Size1G] {
             check_part::<Npt>(hpa, size, permissions, nth);
             check_part::<Ept<true>>(hpa, size, permissions, nth);
@@ -153,4 +155,63 @@ proptest! {
         }
         prop_assert_eq!(rebuilt, frame);
     }
+}
+
+const CLEAN: Permissions = Permissions { clean: true, ..ALL };
+
+#[test]
+fn a_clean_leaf_is_writable_and_not_dirty() {
+    let leaf = Entry::<Ept<true>>::leaf(Hpa(0x1000), Level::Size4K, CLEAN);
+    assert!(leaf.allows(Access::Write) && !leaf.is_dirty());
+    assert_eq!(leaf.permissions(), CLEAN);
+    // Without the permission to write there is nothing to record.
+    let none = Permissions {
+        clean: true,
+        ..NONE
+    };
+    let leaf = Entry::<Ept<true>>::leaf(Hpa(0x1000), Level::Size4K, none);
+    assert_eq!(leaf.permissions(), NONE);
+}
+
+/// A read that maps a clean leaf must not hide a write, nor a write the clean leaf's permission.
+#[test]
+fn a_leaf_is_clean_until_somebody_has_written() {
+    type Leaf = Entry<Ept<true>>;
+    let leaf = |permissions| Leaf::leaf(Hpa(0x1000), Level::Size4K, permissions);
+    let read_only = Permissions {
+        write: false,
+        ..ALL
+    };
+    assert_eq!(leaf(read_only).merged(leaf(CLEAN)), leaf(CLEAN));
+    assert_eq!(leaf(CLEAN).merged(leaf(ALL)), leaf(ALL));
+    assert_eq!(leaf(ALL).merged(leaf(CLEAN)), leaf(ALL));
+    assert!(leaf(CLEAN).with_write().is_dirty());
+}
+
+fn check_unseen<F: Format>(size: Level, logs: bool, want: Permissions) {
+    let before = Entry::<F>::leaf(Hpa(0x4000_0000), size, ALL);
+    let after = Entry::<F>::from_raw(before.raw() & !before.unseen(logs));
+    assert_eq!(after.permissions(), want, "{size:?}, {logs}");
+    // The dirty flag alone would let a later grant of the permission pass for
+    // a write that was recorded.
+    assert!(!after.is_dirty());
+    assert!(after.is_accessed() == before.is_accessed() && after.hpa() == before.hpa());
+}
+
+#[test]
+fn the_next_write_is_seen_by_a_fault_or_by_the_dirty_flag() {
+    let protected = Permissions {
+        write: false,
+        ..ALL
+    };
+    for size in Level::DESCENDING {
+        check_unseen::<Npt>(size, false, protected);
+        check_unseen::<Ept<true>>(size, false, protected);
+        check_unseen::<Ept<false>>(size, false, protected);
+        // No dirty flags, no list.
+        check_unseen::<Ept<false>>(size, true, protected);
+    }
+    check_unseen::<Ept<true>>(Level::Size4K, true, CLEAN);
+    check_unseen::<Ept<true>>(Level::Size2M, true, protected);
+    check_unseen::<Ept<true>>(Level::Size1G, true, protected);
 }

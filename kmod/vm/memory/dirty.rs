@@ -9,10 +9,19 @@
 //! collected after it became possible, and then userspace reads the page after
 //! the write, or finds the bit the next time. So collecting needs only the read
 //! side of the nested tables' lock and vCPUs go on faulting.
+//!
+//! Where processors keep lists of the pages they make dirty, "possible" is the
+//! dirty flag of a leaf of 4 KiB, not its permission: no fault, and the bit is
+//! set when the list is taken, which is whenever a vCPU leaves the inner loop. A
+//! page that is in a list, but not in the log yet, keeps its dirty flag, because
+//! only flags of pages whose bit was set are cleared; so its bit is set later.
+//! Hence clearing does not need the lists. Reading has the vCPUs hand them over
+//! first, so that what was written before the call is in the log.
 
 use super::slots::MemorySlot;
 use super::FlushRemote;
 use super::Memory;
+use super::View;
 use crate::host::mm::cond_resched;
 use crate::host::user::UserPtr;
 use crate::hw::nested::Format;
@@ -84,6 +93,17 @@ fn slot_number(slot: u32) -> Result<u16> {
     Ok(id)
 }
 
+impl<F: Format, V: FlushRemote> View<'_, F, V> {
+    /// A processor has noted that the guest has written to a frame.
+    pub fn note_written(&self, gfn: Gfn) {
+        let mut hint = self.hint.get();
+        if let Some(entry) = self.slots.get().find_mapped(gfn, &mut hint) {
+            entry.mark_dirty(gfn);
+        }
+        self.hint.set(hint);
+    }
+}
+
 impl<F: Format, V: FlushRemote> Memory<F, V> {
     /// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` (KVM API document, 7.15): `mode` is
     /// the argument of `KVM_ENABLE_CAP`.
@@ -121,10 +141,13 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         let id = slot_number(request.slot)?;
         let _changes = self.changes.lock();
         let entry = self.logged(id)?;
+        if self.logs_writes {
+            self.vcpus.collect_written();
+        }
         let log = entry.log.as_ref().ok_or(ENOENT)?;
         let to = UserPtr::new(request.dirty_bitmap);
         let clear = !self.collects_manually();
-        let mut protected = false;
+        let mut watched = false;
         let mut result = Ok(());
         let mut first = 0;
         for words in log.words.chunks(CHUNK) {
@@ -133,7 +156,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
                 *bits = collect(word, clear);
             }
             if clear {
-                protected |= self.protect(&entry.slot, first, &bits);
+                watched |= self.watch(&entry.slot, first, &bits);
             }
             result = copy_out(to, first, bits.get(..words.len()).unwrap_or(&[]));
             if result.is_err() {
@@ -143,7 +166,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             first = first.saturating_add(CHUNK);
             cond_resched();
         }
-        if protected {
+        if watched {
             self.flush();
         }
         result
@@ -164,7 +187,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         let entry = entry.ok_or(ENOENT)?;
         let log = entry.log.as_ref().ok_or(ENOENT)?;
         let from = UserPtr::new(request.dirty_bitmap);
-        let mut protected = false;
+        let mut watched = false;
         let mut result = Ok(());
         let mut nth = 0;
         while nth < clear.words && result.is_ok() {
@@ -178,12 +201,12 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
                     *bits &= clear.mask(nth.wrapping_add(at as u64));
                     *bits &= word.fetch_and(!*bits, Ordering::SeqCst);
                 }
-                protected |= self.protect(&entry.slot, first, &bits);
+                watched |= self.watch(&entry.slot, first, &bits);
             }
             nth = nth.wrapping_add(count as u64);
             cond_resched();
         }
-        if protected {
+        if watched {
             self.flush();
         }
         result
@@ -200,9 +223,9 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             .ok_or(ENOENT)
     }
 
-    /// Takes the permission to write from the frames whose bits are set in
-    /// `bits`, which begins with word `first`. Whether a TLB may have it still.
-    fn protect(&self, slot: &Slot, first: usize, bits: &[u64; CHUNK]) -> bool {
+    /// Has the next write be seen to the frames whose bits are set in `bits`,
+    /// which begins with word `first`. Whether a TLB may hide it still.
+    fn watch(&self, slot: &Slot, first: usize, bits: &[u64; CHUNK]) -> bool {
         if bits.iter().all(|&bits| bits == 0) {
             return false;
         }
@@ -213,7 +236,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             let base = slot.base.0.wrapping_add(start);
             for (low, length) in dirty::runs(bits) {
                 let start = base.wrapping_add(u64::from(low));
-                any |= reader.protect(GfnRange {
+                any |= reader.watch(GfnRange {
                     start: Gfn(start),
                     end: Gfn(start.wrapping_add(u64::from(length))),
                 });

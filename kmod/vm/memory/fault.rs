@@ -144,7 +144,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         if !self.memory.invalidations.allow(ticket, start, end) {
             return;
         }
-        let permissions = permissions(entry, found.writable, write);
+        let permissions = self.permissions(entry, found.writable, write);
         let installed = reader.map(gfn, size, found.hpa, permissions, &mut mmu.tables);
         if permissions.may_write {
             // SAFETY: The notifier takes the lock that `reader` holds before
@@ -157,6 +157,20 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         drop(reader);
         if installed == Ok(Installed::Replaced) {
             self.memory.flush();
+        }
+    }
+
+    /// What the leaf for a page allows.
+    fn permissions(&self, entry: &MemorySlot, writable: bool, write: bool) -> Permissions {
+        let may_write = writable && !entry.slot.read_only();
+        // A write that is to be logged has to be seen: by the processor, or by
+        // a fault.
+        let unseen = write || entry.log.is_none();
+        Permissions {
+            write: may_write && (unseen || self.memory.logs_writes),
+            may_write,
+            execute: true,
+            clean: may_write && !unseen,
         }
     }
 
@@ -192,17 +206,6 @@ struct Wanted<'a> {
     hva: Hva,
     /// It shall be writable.
     write: bool,
-}
-
-/// What the leaf for a page allows.
-fn permissions(entry: &MemorySlot, writable: bool, write: bool) -> Permissions {
-    let may_write = writable && !entry.slot.read_only();
-    Permissions {
-        // A write that is to be logged has to be seen.
-        write: may_write && (write || entry.log.is_none()),
-        may_write,
-        execute: true,
-    }
 }
 
 /// What a page that could not be had means for the guest.

@@ -97,6 +97,11 @@ impl Slots {
         slots::find(&self.entries, gfn, hint).filter(|entry| !entry.retiring)
     }
 
+    /// The slot of a frame that may still be mapped: one on its way out, too.
+    pub(super) fn find_mapped(&self, gfn: Gfn, hint: &mut usize) -> Option<&MemorySlot> {
+        slots::find(&self.entries, gfn, hint)
+    }
+
     /// The slot with the VMM's number.
     pub(super) fn by_id(&self, id: u16) -> Option<&MemorySlot> {
         self.entries.get(self.index_of_id(id)?)
@@ -315,7 +320,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         }
         // From here on every write that goes by the table of slots is logged.
         self.slots.wait();
-        if !self.logs_begin_set() && self.nested.protect(slot.frames(), Context::MaySleep) {
+        if !self.logs_begin_set() && self.nested.watch(slot.frames(), Context::MaySleep) {
             self.flush();
         }
     }

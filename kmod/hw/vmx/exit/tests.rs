@@ -60,7 +60,7 @@ fn qualified(reason: Reason, qualification: u64) -> Exit {
 #[test]
 fn plain_reasons() {
     let plain: &[(&[u32], &str)] = &[
-        (&[1, 52, 74], "HostInterrupt"),
+        (&[1, 52, 62, 74], "HostInterrupt"),
         (&[7, 43], "InterruptWindow"),
         (&[8], "NmiWindow"),
         (&[10], "Cpuid"),

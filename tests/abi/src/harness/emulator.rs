@@ -16,7 +16,7 @@ struct Fault {
     tests: &'static [&'static str],
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
     Fault {
         // Not of a module that bounds a guest's time by the preemption timer.
         key: "interrupts-off",
@@ -57,6 +57,17 @@ const FAULTS: [Fault; 4] = [
             "debug/injected_breakpoint",
             "debug/injected_breakpoint_beside_its_intercept",
         ],
+    },
+    Fault {
+        // Not an emulator's either.
+        key: "late-list",
+        what: "the kernel's own module for VMX reads the dirty log without waiting for the vCPUs to \
+               hand over their page-modification logs",
+        applies: || {
+            std::fs::read_to_string("/sys/module/kvm_intel/parameters/pml")
+                .is_ok_and(|value| value.starts_with('Y'))
+        },
+        tests: &["dirty_log/what_was_written_before_is_read"],
     },
 ];
 

@@ -12,6 +12,10 @@ use ironvm_abi_tests::{
 };
 use kvm_bindings::*;
 
+mod complete;
+
+pub const COMPLETE: &[Test] = complete::TESTS;
+
 pub const TESTS: &[Test] = &[
     test!("dirty_log", written_pages_only),
     test!("dirty_log", reading_clears_and_writes_set_again),

@@ -43,6 +43,7 @@ fn main() {
         mmio::TESTS,
         cpu::TESTS,
         dirty_log::TESTS,
+        dirty_log::COMPLETE,
         emulate::TESTS,
         msrs::TESTS,
         paging::TESTS,
