@@ -37,3 +37,17 @@ pub fn set_pml(on: bool) {
     // SAFETY: Writes a variable.
     unsafe { bindings::iv_param_set_pml(on) }
 }
+
+/// PAUSEs of a guest that are at most so many ticks of the TSC apart are in one
+/// loop (`ple_gap`, 128). 0: loops are not looked for.
+pub fn ple_gap() -> u32 {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_ple_gap() }
+}
+
+/// A loop of PAUSEs that has gone on for so many ticks ends the guest's run
+/// (`ple_window`, 4096).
+pub fn ple_window() -> u32 {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_ple_window() }
+}

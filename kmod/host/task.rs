@@ -6,12 +6,14 @@
 //! Context: each function says; nothing here takes a lock of the module.
 
 mod irq;
+mod runner;
 mod signal;
 mod wait;
 
 pub use irq::IrqOff;
 pub use irq::Pinned;
 pub use irq::PreemptOff;
+pub use runner::Runner;
 pub use signal::signal_pending;
 pub use signal::Sigmask;
 pub use wait::WaitCell;

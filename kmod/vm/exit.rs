@@ -51,7 +51,8 @@ impl<V: Vendor> Vcpu<V> {
             Exit::DebugRegister(access) => self.debug_register(access, context),
             Exit::SetXcr => self.set_xcr(context),
             Exit::Exception { vector, error_code } => self.exception(vector, error_code, context),
-            Exit::CacheFlush | Exit::MonitorWait | Exit::Pause => self.skip(context),
+            Exit::CacheFlush | Exit::MonitorWait => self.skip(context),
+            Exit::Pause => self.pause(context),
             Exit::Undefined => self.raise(Exception::UD),
             Exit::ReadPmc => self.raise(Exception::GP0),
             Exit::Shutdown => {
@@ -72,6 +73,16 @@ impl<V: Vendor> Vcpu<V> {
         } else {
             Step::Resume
         })
+    }
+
+    /// The guest waits for another vCPU, which perhaps has no CPU: it is given
+    /// this one.
+    fn pause(&mut self, context: Context) -> Handled {
+        if context == Context::Atomic {
+            return Ok(Step::Sleep);
+        }
+        self.vm.vcpus.yield_to_another(self.shared.index);
+        self.skip(context)
     }
 
     /// Goes on after the exiting instruction, which did nothing.

@@ -103,6 +103,7 @@ impl<V: Vendor> Vcpu<V> {
     /// of an application processor, `EFAULT` for guest memory that the process
     /// cannot access.
     pub fn run(&mut self) -> Result {
+        self.shared.runner.set_current();
         self.take_synced_registers()?;
         self.take_user_cr8()?;
         let _mask = self.sigmask.map(|mask| mask.apply());

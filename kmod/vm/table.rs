@@ -22,6 +22,8 @@ pub const MAX_VCPUS: usize = 1024;
 pub struct VcpuTable {
     entries: KVVec<SetOnce<Arc<VcpuShared>>>,
     len: AtomicUsize,
+    /// The last that [`VcpuTable::yield_to_another`] has chosen.
+    yielded_to: AtomicUsize,
 }
 
 impl VcpuTable {
@@ -34,6 +36,7 @@ impl VcpuTable {
         Ok(Self {
             entries,
             len: AtomicUsize::new(0),
+            yielded_to: AtomicUsize::new(0),
         })
     }
 
@@ -77,6 +80,25 @@ impl VcpuTable {
         match self.get(id as usize) {
             Some(vcpu) if vcpu.id == id => Some(vcpu),
             _ => self.iter().find(|vcpu| vcpu.id == id),
+        }
+    }
+
+    /// Lets the thread of a vCPU other than `index` run in place of the calling
+    /// one, if there is one that waits for a CPU. The next call begins behind
+    /// the one chosen, so that all have their turn. May sleep.
+    pub fn yield_to_another(&self, index: usize) {
+        let len = self.len();
+        let last = self.yielded_to.load(Ordering::Relaxed).min(len);
+        for step in 1..=len {
+            let at = last.wrapping_add(step) % len;
+            let Some(vcpu) = self.get(at).filter(|_| at != index) else {
+                continue;
+            };
+            // One that sleeps or runs is left alone by the kernel.
+            if !vcpu.requests.is_in_guest() && vcpu.runner.yield_to() {
+                self.yielded_to.store(at, Ordering::Relaxed);
+                return;
+            }
         }
     }
 

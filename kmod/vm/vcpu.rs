@@ -25,6 +25,7 @@ use crate::host::cpu;
 use crate::host::fpu::GuestFpu;
 use crate::host::fpu::HostXss;
 use crate::host::fpu::Xcr0;
+use crate::host::task::Runner;
 use crate::host::task::Sigmask;
 use crate::host::task::WaitCell;
 use crate::hw::Registers;
@@ -50,6 +51,8 @@ pub struct VcpuShared {
     pub requests: Requests,
     /// Interrupts posted to its local APIC.
     pub apic: LapicPost,
+    /// The thread that runs it.
+    pub runner: Runner,
     wait: WaitCell,
 }
 
@@ -60,6 +63,7 @@ impl VcpuShared {
             index,
             requests: Requests::new(),
             apic: LapicPost::new(id),
+            runner: Runner::new(),
             wait: WaitCell::new(),
         }
     }

@@ -15,6 +15,16 @@ module_param(report_ignored_msrs, bool, 0644);
 static bool pml = true;
 module_param(pml, bool, 0444);
 
+/*
+ * PAUSEs no more than ple_gap TSC ticks apart are one loop, and one that has
+ * gone on for ple_window ticks ends the guest's run. No gap, no such exits.
+ */
+static unsigned int ple_gap = 128;
+module_param(ple_gap, uint, 0444);
+
+static unsigned int ple_window = 4096;
+module_param(ple_window, uint, 0444);
+
 /* What the module does, for programs that look. A value given is ignored. */
 static int iv_set_fixed(const char *value, const struct kernel_param *kp)
 {
@@ -61,4 +71,14 @@ bool iv_param_pml(void)
 void iv_param_set_pml(bool on)
 {
 	WRITE_ONCE(pml, on);
+}
+
+unsigned int iv_param_ple_gap(void)
+{
+	return READ_ONCE(ple_gap);
+}
+
+unsigned int iv_param_ple_window(void)
+{
+	return READ_ONCE(ple_window);
 }

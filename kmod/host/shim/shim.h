@@ -56,6 +56,8 @@ struct page *iv_get_page(const void *address);
 bool iv_param_ignore_msrs(void);
 bool iv_param_pml(void);
 void iv_param_set_pml(bool on);
+unsigned int iv_param_ple_gap(void);
+unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
 
 /* segments.c */
@@ -77,6 +79,8 @@ void iv_irq_enable(void);
 void iv_preempt_disable(void);
 void iv_preempt_enable(void);
 void iv_preempt_schedule(void);
+struct pid *iv_get_current_pid(void);
+int iv_yield_to(struct pid *pid);
 int iv_handle_guest_work(void);
 bool iv_guest_begin(void);
 void iv_guest_end(void);

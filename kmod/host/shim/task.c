@@ -8,9 +8,11 @@
 #include <linux/hw_breakpoint.h>
 #include <linux/irqflags.h>
 #include <linux/kvm_host.h>
+#include <linux/pid.h>
 #include <linux/preempt.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
+#include <linux/sched/task.h>
 
 #include "shim.h"
 
@@ -49,6 +51,24 @@ void iv_preempt_schedule(void)
 #ifdef CONFIG_PREEMPTION
 	__preempt_schedule();
 #endif
+}
+
+struct pid *iv_get_current_pid(void)
+{
+	return get_task_pid(current, PIDTYPE_PID);
+}
+
+/* Positive: the thread runs, or will before this one does again. */
+int iv_yield_to(struct pid *pid)
+{
+	struct task_struct *task = get_pid_task(pid, PIDTYPE_PID);
+	int result;
+
+	if (!task)
+		return -ESRCH;
+	result = yield_to(task, true);
+	put_task_struct(task);
+	return result;
 }
 
 int iv_handle_guest_work(void)

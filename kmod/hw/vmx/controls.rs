@@ -527,6 +527,11 @@ impl Controls {
         self.pin.available.has(Pin::POSTED_INTERRUPTS)
     }
 
+    /// A loop of PAUSEs ends the guest's run.
+    pub const fn has_pause_loop_exiting(&self) -> bool {
+        self.secondary.available.has(Secondary::PAUSE_LOOP)
+    }
+
     /// The processor keeps a list of pages written.
     pub const fn has_pml(&self) -> bool {
         self.secondary.available.has(Secondary::PML)

@@ -12,6 +12,7 @@ use super::state;
 use super::write_log;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
+use crate::host::params;
 use crate::host::task::IrqOff;
 use crate::hw::Vendor;
 use crate::hw::ALWAYS_INTERCEPTED;
@@ -66,7 +67,12 @@ impl Words {
         Self {
             primary,
             primary_written: primary,
-            secondary: secondary.assign(Secondary::VPID, vpid),
+            secondary: secondary
+                .assign(Secondary::VPID, vpid)
+                .assign(
+                    Secondary::PAUSE_LOOP,
+                    controls.has_pause_loop_exiting() && params::ple_gap() != 0,
+                ),
         }
     }
 }
@@ -121,6 +127,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if let Some(page) = &self.virtual_apic {
             self.write(control::VIRTUAL_APIC_PAGE, page.hpa().0);
             self.write(control::TPR_THRESHOLD, 0);
+        }
+        if self.words.secondary.has(Secondary::PAUSE_LOOP) {
+            self.write(control::PLE_GAP, params::ple_gap());
+            self.write(control::PLE_WINDOW, params::ple_window());
         }
         if let Some(page) = &self.written {
             self.write(control::PML_ADDRESS, page.hpa().0);

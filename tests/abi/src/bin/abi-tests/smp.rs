@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ironvm_abi_tests::driver::{breathe, halt, lapic_register, wrmsr, Driver, Eoi};
-use ironvm_abi_tests::guest::Paging;
+use ironvm_abi_tests::guest::{Machine, Paging};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     test!("smp", x2apic_to_another),
     test!("smp", nmi_to_another),
     test!("smp", ping_pong, 60),
+    test!("smp", turns_by_spinning, 120),
     test!("smp", atomic_counter),
     test!("smp", atomic_counter_on_fresh_memory),
     test!("smp", unstarted_vcpu_waits_for_signal),
@@ -280,6 +281,49 @@ fn nmi_to_another() -> Outcome {
     d.apic(APIC_ICR, 0x400)?;
     other.change_regs(|r| r.rip = CODE2 + 0x60)?;
     d.machine.expect_caught(&other, NMI)?;
+    Ok(())
+}
+
+/// Two vCPUs take turns at a word, and spin with PAUSE until it is their turn: there may be one CPU
+/// for both, and each of a thousand turns needs the other one to get it.
+fn turns_by_spinning() -> Outcome {
+    const TURNS: u64 = 1000;
+    let machine = Machine::new()?;
+    let vcpus = [machine.vcpu(0)?, machine.vcpu(1)?];
+    for (own, vcpu) in (0u64..).zip(&vcpus) {
+        let code = code64!(
+            "2:",
+            "mov rax, [rsi]",
+            "cmp rax, rdx",
+            "jae 4f",
+            "and eax, 1",
+            "cmp rax, rbx",
+            "je 3f",
+            "pause",
+            "jmp 2b",
+            "3:",
+            "inc qword ptr [rsi]",
+            "inc r13",
+            "jmp 2b",
+            "4:",
+            "out 0x10, al",
+        );
+        machine.long_mode(vcpu, code)?;
+        vcpu.change_regs(|r| {
+            (r.rsi, r.rdx, r.rbx) = (DATA, TURNS, own);
+            r.rflags = RFLAGS_FIXED | RFLAGS_IF;
+        })?;
+    }
+    let [first, second] = &vcpus;
+    std::thread::scope(|s| {
+        let thread = s.spawn(|| second.run_to_done());
+        first.run_to_done()?;
+        thread.join().unwrap()
+    })?;
+    ensure_eq!(machine.read::<u64>(DATA), TURNS, "turns");
+    for vcpu in &vcpus {
+        ensure_eq!(vcpu.regs()?.r13, TURNS / 2, "turns of one vCPU");
+    }
     Ok(())
 }
 
