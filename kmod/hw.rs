@@ -24,6 +24,9 @@ use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
+use crate::pc::lapic::Lapic;
+use crate::pc::lapic::LapicPost;
+use crate::pc::lapic::VectorSet;
 use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
@@ -201,6 +204,25 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Asks for an exit when the guest writes CR8: it masks an interrupt now.
     fn intercept_cr8_write(&mut self, on: bool);
+
+    /// Before an entry, when it has been decided what that delivers: lets the
+    /// processor keep the local APIC, if it can, so that the guest completes
+    /// interrupts without an exit. `watched`: those whose end others wait for.
+    #[inline]
+    fn load_apic(&mut self, _lapic: &Lapic, _watched: impl FnOnce() -> VectorSet) -> bool {
+        false
+    }
+
+    /// Before an entry: the processor is not to keep the local APIC.
+    #[inline]
+    fn withhold_apic(&mut self) {}
+
+    /// After an exit: takes what the guest has done to its local APIC. False
+    /// when the processor did not keep it.
+    #[inline]
+    fn store_apic(&mut self, _lapic: &mut Lapic, _post: &LapicPost) -> bool {
+        false
+    }
 
     /// Segment register.
     fn segment(&self, which: SegReg) -> Segment;

@@ -21,6 +21,7 @@ pub mod hw {
 
     /// What of `hw::vmx` is.
     pub mod vmx {
+        pub mod apicv;
         pub mod controls;
         pub mod dump;
         pub mod event;

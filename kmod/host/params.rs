@@ -51,3 +51,10 @@ pub fn ple_window() -> u32 {
     // SAFETY: Reads a variable.
     unsafe { bindings::iv_param_ple_window() }
 }
+
+/// Processors keep local APICs where that is `possible` and not switched off
+/// (`enable_apicv`, on). The parameter reads as what this has answered.
+pub fn use_apicv(possible: bool) -> bool {
+    // SAFETY: Writes a variable that only reads of the parameter look at.
+    unsafe { bindings::iv_param_use_apicv(possible) }
+}

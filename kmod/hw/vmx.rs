@@ -11,6 +11,7 @@
 //! [`Vendor::load`] and [`Vendor::unload`] the VMCS is current and interrupts are
 //! off; outside, each access makes it so ([`vmcs`]).
 
+pub mod apicv;
 #[allow(dead_code, reason = "described whole")]
 pub mod controls;
 mod cpu;
@@ -29,6 +30,7 @@ mod l1d;
 mod msrs;
 mod setup;
 mod state;
+mod virtual_apic;
 mod vmcs;
 mod vpid;
 pub mod write_log;
@@ -52,6 +54,7 @@ use self::msrs::SwitchedMsrs;
 use self::msrs::Syscall;
 use self::setup::Words;
 use self::state::Cache;
+use self::virtual_apic::VirtualApic;
 use self::vmcs::Vmcs;
 use self::vpid::Vpid;
 use super::nested;
@@ -72,6 +75,9 @@ use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
 use crate::pc::cpuid::Feature;
+use crate::pc::lapic::Lapic;
+use crate::pc::lapic::LapicPost;
+use crate::pc::lapic::VectorSet;
 use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
@@ -103,6 +109,7 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     virtual_apic: Option<HostPage>,
     /// Where the processor lists the pages it makes dirty, if it does.
     written: Option<HostPage>,
+    apicv: VirtualApic,
     host: HostState,
     msrs: SwitchedMsrs,
     /// Between `load` and `unload`: the VMCS is current, interrupts are off.
@@ -211,6 +218,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             vpid,
             virtual_apic,
             written,
+            apicv: VirtualApic::default(),
             host: HostState::new(shared.has_pebs),
             msrs: SwitchedMsrs::new(shared.syscall),
             in_use: false,
@@ -413,6 +421,21 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn intercept_cr8_write(&mut self, on: bool) {
         let on = on || self.virtual_apic.is_none();
         self.words.primary.set(Primary::CR8_LOAD, on);
+    }
+
+    #[inline]
+    fn load_apic(&mut self, lapic: &Lapic, watched: impl FnOnce() -> VectorSet) -> bool {
+        self.show_apic(lapic, watched)
+    }
+
+    #[inline]
+    fn withhold_apic(&mut self) {
+        self.hide_apic();
+    }
+
+    #[inline]
+    fn store_apic(&mut self, lapic: &mut Lapic, post: &LapicPost) -> bool {
+        self.take_apic(lapic, post)
     }
 
     fn segment(&self, which: SegReg) -> Segment {

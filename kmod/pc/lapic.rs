@@ -13,6 +13,7 @@
 
 mod access;
 mod apic_base;
+mod hardware;
 mod post;
 mod pv_eoi;
 pub mod regs;

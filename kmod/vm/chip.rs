@@ -30,6 +30,7 @@ use crate::pc::lapic;
 use crate::pc::lapic::EoiAction;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::SuppressEoi;
+use crate::pc::lapic::VectorSet;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
@@ -131,6 +132,15 @@ impl Chip {
         match &interrupts.controllers {
             Some(controllers) => action.broadcast_to_ioapic || controllers.wants_eoi(action.vector),
             None => action.broadcast_to_ioapic && interrupts.is_user_eoi_vector(action.vector),
+        }
+    }
+
+    /// Vectors whose EOI the I/O APIC has to see, even of edge-triggered
+    /// interrupts. No lock.
+    pub fn eoi_vectors(&self) -> VectorSet {
+        match self.controllers() {
+            Some((controllers, _)) => controllers.eoi_vectors(),
+            None => VectorSet::EMPTY,
         }
     }
 

@@ -277,7 +277,7 @@ impl<V: Vendor> Vcpu<V> {
             self.enter(off, tracked);
             self.exits = self.exits.wrapping_add(1);
             self.events.after_exit(&self.hw, &mut self.regs);
-            self.sync_tpr();
+            self.sync_apic();
             self.settle_pv_eoi();
             let exit = self.hw.exit(&mut self.regs);
             if self.vapic.is_on() && !self.take_vapic() {
@@ -417,9 +417,30 @@ impl<V: Vendor> Vcpu<V> {
         };
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
+        if self.processor_keeps_apic() {
+            // No request waits for a lower priority.
+            self.hw.intercept_cr8_write(false);
+            return;
+        }
         self.offer_pv_eoi();
         let watch = self.lapic.as_ref().is_none_or(is_blocked_by_tpr);
         self.hw.intercept_cr8_write(watch);
+    }
+
+    /// Shows the local APIC to the processor, if that keeps it. A task priority
+    /// in guest memory is nothing it knows of.
+    #[inline]
+    fn processor_keeps_apic(&mut self) -> bool {
+        match self.lapic.as_ref() {
+            Some(lapic) if !self.vapic.is_on() => {
+                let chip = &self.vm.chip;
+                self.hw.load_apic(lapic, || chip.eoi_vectors())
+            }
+            _ => {
+                self.hw.withhold_apic();
+                false
+            }
+        }
     }
 
     /// Takes what other threads posted to the local APIC.
@@ -452,13 +473,19 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// The guest writes CR8 without an exit: its local APIC learns it here.
+    /// What the guest did to its local APIC without an exit, CR8 at least: it
+    /// learns of it here.
     #[inline]
-    fn sync_tpr(&mut self) {
+    fn sync_apic(&mut self) {
+        let Some(lapic) = self.lapic.as_mut() else {
+            return;
+        };
+        if self.hw.store_apic(lapic, &self.shared.apic) {
+            return;
+        }
         let cr8 = self.hw.cr8();
-        match self.lapic.as_mut() {
-            Some(lapic) if lapic.cr8() != cr8 => lapic.set_cr8(cr8, &self.shared.apic),
-            _ => {}
+        if lapic.cr8() != cr8 {
+            lapic.set_cr8(cr8, &self.shared.apic);
         }
     }
 

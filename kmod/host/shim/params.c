@@ -53,6 +53,29 @@ module_param_cb(enable_pmu, &iv_fixed_ops, &no, 0444);
 module_param_cb(tdp_mmu, &iv_fixed_ops, &yes, 0444);
 module_param_cb(eager_page_split, &iv_fixed_ops, &no, 0444);
 
+/* Asked for, and what came of it. */
+static bool enable_apicv = true;
+static bool apicv_in_use;
+
+static int iv_get_apicv(char *buffer, const struct kernel_param *kp)
+{
+	return sprintf(buffer, "%c\n", apicv_in_use ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops iv_apicv_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = param_set_bool,
+	.get = iv_get_apicv,
+};
+
+module_param_cb(enable_apicv, &iv_apicv_ops, &enable_apicv, 0444);
+
+bool iv_param_use_apicv(bool possible)
+{
+	apicv_in_use = possible && enable_apicv;
+	return apicv_in_use;
+}
+
 bool iv_param_ignore_msrs(void)
 {
 	return READ_ONCE(ignore_msrs);

@@ -59,6 +59,7 @@ void iv_param_set_pml(bool on);
 unsigned int iv_param_ple_gap(void);
 unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
+bool iv_param_use_apicv(bool possible);
 
 /* segments.c */
 void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss);

@@ -522,6 +522,12 @@ impl Controls {
         ))
     }
 
+    /// The processor can keep a local APIC in x2APIC mode: it delivers its
+    /// interrupts, and the guest reaches the registers without exits.
+    pub const fn has_virtual_x2apic(&self) -> bool {
+        self.has_virtual_interrupts() && self.secondary.available.has(Secondary::X2APIC)
+    }
+
     /// Interrupts posted by other CPUs arrive without an exit.
     pub const fn has_posted_interrupts(&self) -> bool {
         self.pin.available.has(Pin::POSTED_INTERRUPTS)

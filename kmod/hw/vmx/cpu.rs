@@ -105,6 +105,8 @@ pub(super) struct Shared {
     pub(super) controls: Controls,
     /// Which MSRs exit.
     pub(super) msr_bitmap: MsrBitmap,
+    /// Which ones while the processor keeps the local APIC, if it can and may.
+    pub(super) apicv_bitmap: Option<MsrBitmap>,
     /// Identifiers of address spaces.
     pub(super) vpids: Vpids,
     /// The host's registers of SYSCALL.
@@ -126,10 +128,16 @@ pub(super) fn shared() -> Option<&'static Shared> {
 
 /// Makes what all vCPUs share.
 pub(super) fn init() -> Result {
+    let controls = controls()?;
+    let apicv = params::use_apicv(controls.has_virtual_x2apic());
     SHARED.set(Shared {
         states: PerCpu::new()?,
-        controls: controls()?,
+        controls,
         msr_bitmap: MsrBitmap::new()?,
+        apicv_bitmap: match apicv {
+            true => Some(MsrBitmap::with_virtual_apic()?),
+            false => None,
+        },
         vpids: Vpids::new()?,
         syscall: Syscall::read(),
         l1d: L1dFlush::new()?,

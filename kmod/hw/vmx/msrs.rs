@@ -10,6 +10,7 @@
 //! software (SDM vol. 3, 28.4). The host uses them when it enters or leaves user
 //! mode only, so they change once for a stay in the inner loop.
 
+use super::apicv;
 use crate::host::cpu;
 use crate::host::page::HostPage;
 use crate::pc::addr::Hpa;
@@ -32,6 +33,10 @@ pub(super) struct MsrBitmap(HostPage);
 
 /// Bytes for one kind of access to one range of MSRs.
 const PART: usize = 0x400;
+/// The first part for reads: of low MSRs, then of high ones.
+const READS: usize = 0;
+/// The first part for writes, likewise.
+const WRITES: usize = 2;
 
 impl MsrBitmap {
     /// Makes the bitmap.
@@ -43,24 +48,40 @@ impl MsrBitmap {
         let bitmap = Self(HostPage::new()?);
         bitmap.0.fill(0xff);
         for passed in PASSED_THROUGH {
-            bitmap.pass(passed).ok_or(EINVAL)?;
+            bitmap.pass(passed, READS).ok_or(EINVAL)?;
+            bitmap.pass(passed, WRITES).ok_or(EINVAL)?;
         }
         Ok(bitmap)
     }
 
-    fn pass(&self, msr: u32) -> Option<()> {
-        // Reads of low MSRs, reads of high ones, then writes of either.
+    /// Makes the bitmap of guests whose local APIC the processor keeps.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn with_virtual_apic() -> Result<Self> {
+        let bitmap = Self::new()?;
+        for range in apicv::READ {
+            for msr in range {
+                bitmap.pass(msr, READS).ok_or(EINVAL)?;
+            }
+        }
+        for msr in apicv::WRITTEN {
+            bitmap.pass(msr, WRITES).ok_or(EINVAL)?;
+        }
+        Ok(bitmap)
+    }
+
+    /// `access`: [`READS`] or [`WRITES`].
+    fn pass(&self, msr: u32, access: usize) -> Option<()> {
         let (part, low) = match msr {
-            0..=0x1fff => (0, msr),
-            0xc000_0000..=0xc000_1fff => (1, msr - 0xc000_0000),
+            0..=0x1fff => (access, msr),
+            0xc000_0000..=0xc000_1fff => (access + 1, msr - 0xc000_0000),
             _ => return None,
         };
-        for part in [part, part + 2] {
-            let offset = part * PART + (low / 8) as usize;
-            let byte: u8 = self.0.read(offset)?;
-            self.0.write(offset, byte & !(1 << (low % 8)))?;
-        }
-        Some(())
+        let offset = part * PART + (low / 8) as usize;
+        let byte: u8 = self.0.read(offset)?;
+        self.0.write(offset, byte & !(1 << (low % 8)))
     }
 
     /// Physical address.

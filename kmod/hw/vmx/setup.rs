@@ -136,6 +136,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.write(control::PML_ADDRESS, page.hpa().0);
             self.write(guest::PML_INDEX, write_log::EMPTY);
         }
+        if shared.apicv_bitmap.is_some() {
+            self.set_up_virtual_apic();
+        }
         if self.words.secondary.has(Secondary::XSAVES) {
             self.write(control::XSS_EXITING, 0);
         }

@@ -78,6 +78,21 @@ impl VectorSet {
         w0 | w1 | w2 | w3 == 0
     }
 
+    /// Whether both have the same members; without a call, which comparing
+    /// arrays is.
+    #[inline]
+    pub const fn equals(&self, other: &Self) -> bool {
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (self.0, other.0);
+        (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3) == 0
+    }
+
+    /// Whether a vector is in this set and in one of the others.
+    #[inline]
+    pub const fn meets(&self, one: &Self, other: &Self) -> bool {
+        let ([s0, s1, s2, s3], [a0, a1, a2, a3], [b0, b1, b2, b3]) = (self.0, one.0, other.0);
+        s0 & (a0 | b0) | s1 & (a1 | b1) | s2 & (a2 | b2) | s3 & (a3 | b3) != 0
+    }
+
     /// Number of members.
     pub fn len(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()

@@ -14,6 +14,7 @@ use crate::pc::ioapic::Written;
 use crate::pc::ioapic::DEFAULT_ADDRESS;
 use crate::pc::ioapic::WINDOW_SIZE;
 use crate::pc::irq::LineStatus;
+use crate::pc::lapic::VectorSet;
 use crate::pc::pic::Changed;
 use crate::pc::pic::Pic;
 use crate::pc::pic::Which;
@@ -74,6 +75,11 @@ impl Controllers {
     #[inline]
     pub fn wants_eoi(&self, vector: u8) -> bool {
         self.eoi_vectors.contains(vector)
+    }
+
+    /// All of them.
+    pub fn eoi_vectors(&self) -> VectorSet {
+        self.eoi_vectors.load()
     }
 
     /// Sets the level of a pin of the I/O APIC.

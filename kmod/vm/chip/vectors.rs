@@ -21,6 +21,12 @@ impl Vectors {
         }
     }
 
+    /// The whole set.
+    pub fn load(&self) -> VectorSet {
+        let [w0, w1, w2, w3] = &self.0;
+        VectorSet::from_words([w0, w1, w2, w3].map(|word| word.load(Ordering::Relaxed)))
+    }
+
     /// Replaces the set.
     pub fn store(&self, vectors: VectorSet) {
         for (word, new) in self.0.iter().zip(vectors.words()) {
