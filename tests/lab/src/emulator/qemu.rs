@@ -78,10 +78,7 @@ impl Emulator for Qemu {
         } else {
             qemu.args(["-accel", "tcg,thread=multi"]);
         }
-        // Beyond telling of triple faults, the log keeps QEMU 11.1 sound: with
-        // no log at all, one in eight machines of two processors ran on after
-        // a #VMEXIT with the guest's nested paging still in force, on stock
-        // KVM as on ours; of 150 with this log none did. Why is not known.
+        // Tells a triple fault from a machine that was stopped.
         qemu.args(["-d", "cpu_reset", "-D", &format!("{RUN}/{RESETS}")]);
         qemu.args(["-smp", &machine.cpus.to_string()]);
         qemu.args(["-m", &format!("{}M", machine.memory_mib)]);
