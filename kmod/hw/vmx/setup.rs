@@ -67,12 +67,10 @@ impl Words {
         Self {
             primary,
             primary_written: primary,
-            secondary: secondary
-                .assign(Secondary::VPID, vpid)
-                .assign(
-                    Secondary::PAUSE_LOOP,
-                    controls.has_pause_loop_exiting() && params::ple_gap() != 0,
-                ),
+            secondary: secondary.assign(Secondary::VPID, vpid).assign(
+                Secondary::PAUSE_LOOP,
+                controls.has_pause_loop_exiting() && params::ple_gap() != 0,
+            ),
         }
     }
 }
