@@ -19,6 +19,7 @@ pub use self::exit::NestedFault;
 pub use self::exit::RegisterAccess;
 
 use crate::host::cpu::CpuHooks;
+use crate::host::params::Settled;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
@@ -126,6 +127,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
     ///
     /// No vCPU is left, and the extension is off on every CPU.
     unsafe fn unload_globals();
+
+    /// What came of the module's parameters, after [`Vendor::load_globals`].
+    fn settled() -> Settled {
+        Settled::default()
+    }
 
     /// The state of a processor after RESET.
     fn new(setup: &VmSetup) -> Result<Self>;

@@ -79,7 +79,7 @@ impl<V: Vendor> Running<V> {
     fn start() -> Result<Self> {
         V::probe()?;
         let globals = Globals::new()?;
-        host::params::set_pml(V::nested_config().logs_writes);
+        host::params::settle(&V::settled());
         let virtualization = Virtualization::enable()?;
         let device = host::file::register_device::<api::SystemFile<V>>()?;
         pr_info!("{} virtual machines are ready to run\n", V::NAME);

@@ -32,10 +32,25 @@ pub fn pml() -> bool {
     unsafe { bindings::iv_param_pml() }
 }
 
-/// What `pml` reads from now on: whether the processor has such a list, too.
-pub fn set_pml(on: bool) {
-    // SAFETY: Writes a variable.
-    unsafe { bindings::iv_param_set_pml(on) }
+/// Processors keep local APICs of guests (`enable_apicv`, on).
+pub fn apicv() -> bool {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_apicv() }
+}
+
+/// What came of the parameters that ask something of the processor.
+#[derive(Default)]
+pub struct Settled {
+    /// [`pml`], and the processor has such a list.
+    pub pml: bool,
+    /// [`apicv`], and the processor can.
+    pub apicv: bool,
+}
+
+/// Has these parameters read as what came of them.
+pub fn settle(settled: &Settled) {
+    // SAFETY: Writes variables.
+    unsafe { bindings::iv_param_settle(settled.pml, settled.apicv) }
 }
 
 /// PAUSEs of a guest that are at most so many ticks of the TSC apart are in one
@@ -50,11 +65,4 @@ pub fn ple_gap() -> u32 {
 pub fn ple_window() -> u32 {
     // SAFETY: Reads a variable.
     unsafe { bindings::iv_param_ple_window() }
-}
-
-/// Processors keep local APICs where that is `possible` and not switched off
-/// (`enable_apicv`, on). The parameter reads as what this has answered.
-pub fn use_apicv(possible: bool) -> bool {
-    // SAFETY: Writes a variable that only reads of the parameter look at.
-    unsafe { bindings::iv_param_use_apicv(possible) }
 }

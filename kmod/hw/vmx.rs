@@ -71,6 +71,7 @@ use crate::host::cpu as host_cpu;
 use crate::host::cpu::CpuHooks;
 use crate::host::cpu::Extension;
 use crate::host::page::HostPage;
+use crate::host::params::Settled;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
@@ -193,6 +194,13 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     unsafe fn unload_globals() {
         // SAFETY: By the precondition.
         unsafe { cpu::exit() };
+    }
+
+    fn settled() -> Settled {
+        Settled {
+            pml: Self::nested_config().logs_writes,
+            apicv: cpu::shared().is_some_and(|shared| shared.apicv_bitmap.is_some()),
+        }
     }
 
     fn new(setup: &VmSetup) -> Result<Self> {

@@ -11,9 +11,15 @@ module_param(ignore_msrs, bool, 0644);
 static bool report_ignored_msrs = true;
 module_param(report_ignored_msrs, bool, 0644);
 
-/* VMX only. Where the processor has no page-modification log it says no. */
+/*
+ * What is asked of the processor, all of it VMX. Once the module is loaded they
+ * read as what came of it: N where the processor cannot do it.
+ */
 static bool pml = true;
 module_param(pml, bool, 0444);
+
+static bool enable_apicv = true;
+module_param(enable_apicv, bool, 0444);
 
 /*
  * PAUSEs no more than ple_gap TSC ticks apart are one loop, and one that has
@@ -53,29 +59,6 @@ module_param_cb(enable_pmu, &iv_fixed_ops, &no, 0444);
 module_param_cb(tdp_mmu, &iv_fixed_ops, &yes, 0444);
 module_param_cb(eager_page_split, &iv_fixed_ops, &no, 0444);
 
-/* Asked for, and what came of it. */
-static bool enable_apicv = true;
-static bool apicv_in_use;
-
-static int iv_get_apicv(char *buffer, const struct kernel_param *kp)
-{
-	return sprintf(buffer, "%c\n", apicv_in_use ? 'Y' : 'N');
-}
-
-static const struct kernel_param_ops iv_apicv_ops = {
-	.flags = KERNEL_PARAM_OPS_FL_NOARG,
-	.set = param_set_bool,
-	.get = iv_get_apicv,
-};
-
-module_param_cb(enable_apicv, &iv_apicv_ops, &enable_apicv, 0444);
-
-bool iv_param_use_apicv(bool possible)
-{
-	apicv_in_use = possible && enable_apicv;
-	return apicv_in_use;
-}
-
 bool iv_param_ignore_msrs(void)
 {
 	return READ_ONCE(ignore_msrs);
@@ -91,9 +74,15 @@ bool iv_param_pml(void)
 	return READ_ONCE(pml);
 }
 
-void iv_param_set_pml(bool on)
+bool iv_param_apicv(void)
 {
-	WRITE_ONCE(pml, on);
+	return READ_ONCE(enable_apicv);
+}
+
+void iv_param_settle(bool has_pml, bool has_apicv)
+{
+	WRITE_ONCE(pml, has_pml);
+	WRITE_ONCE(enable_apicv, has_apicv);
 }
 
 unsigned int iv_param_ple_gap(void)

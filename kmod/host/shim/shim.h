@@ -53,13 +53,13 @@ struct file *iv_anon_inode_getfile(const char *name,
 struct page *iv_get_page(const void *address);
 
 /* params.c */
+bool iv_param_apicv(void);
 bool iv_param_ignore_msrs(void);
 bool iv_param_pml(void);
-void iv_param_set_pml(bool on);
 unsigned int iv_param_ple_gap(void);
 unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
-bool iv_param_use_apicv(bool possible);
+void iv_param_settle(bool has_pml, bool has_apicv);
 
 /* segments.c */
 void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss);

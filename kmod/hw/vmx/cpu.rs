@@ -129,7 +129,7 @@ pub(super) fn shared() -> Option<&'static Shared> {
 /// Makes what all vCPUs share.
 pub(super) fn init() -> Result {
     let controls = controls()?;
-    let apicv = params::use_apicv(controls.has_virtual_x2apic());
+    let apicv = params::apicv() && controls.has_virtual_x2apic();
     SHARED.set(Shared {
         states: PerCpu::new()?,
         controls,
