@@ -41,6 +41,7 @@ use self::controls::EptVpid;
 use self::controls::Primary;
 use self::controls::Secondary;
 use self::cpu::Shared;
+use self::enter::Chores;
 use self::enter::Entered;
 use self::event::ErrorCodes;
 use self::event::Injection;
@@ -115,8 +116,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     msrs: SwitchedMsrs,
     /// Between `load` and `unload`: the VMCS is current, interrupts are off.
     in_use: bool,
-    /// The last `load` has made the VMCS current.
-    usable: bool,
     cache: Cache,
     words: Words,
     entered: Entered,
@@ -135,7 +134,7 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     cr8: u8,
     pat: u64,
     spec_ctrl: u64,
-    flush: bool,
+    chores: Chores,
 }
 
 impl<const ACCESSED_DIRTY: bool> CpuHooks for Vmx<ACCESSED_DIRTY> {
@@ -230,7 +229,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             host: HostState::new(shared.has_pebs),
             msrs: SwitchedMsrs::new(shared.syscall),
             in_use: false,
-            usable: false,
             cache: Cache::default(),
             words,
             entered: Entered::new(),
@@ -244,7 +242,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cr8: 0,
             pat: PAT_RESET,
             spec_ctrl: 0,
-            flush: true,
+            chores: Chores::FLUSH_TLB.assign(Chores::FLUSH_L1D, shared.l1d.at_each_entry()),
         };
         vmx.set_up()?;
         Ok(vmx)
@@ -267,12 +265,13 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn load(&mut self, off: &IrqOff, moved: bool) {
-        self.usable = self.vmcs.make_current(off);
+        let usable = self.vmcs.make_current(off);
+        self.chores.set(Chores::REFUSE, !usable);
         self.in_use = true;
         if moved {
             // What this CPU's TLB remembers of an earlier time here is stale,
             // and so is what it remembers of a former owner of the VPID.
-            self.flush = true;
+            self.flush_tlb();
             self.host.moved(off);
         }
         self.host.load(off);
@@ -307,10 +306,10 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn flush_tlb(&mut self) {
-        self.flush = true;
+        self.chores.set(Chores::FLUSH_TLB, true);
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, off: &IrqOff, regs: &mut Registers) {
         self.run(off, regs);
     }
@@ -326,7 +325,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             return;
         };
         let index = self.read(guest::PML_INDEX);
-        if index == write_log::EMPTY || !self.usable {
+        if index == write_log::EMPTY || self.chores.has(Chores::REFUSE) {
             return;
         }
         write_log::frames(index, |offset| page.read(offset)).for_each(each);
@@ -342,11 +341,10 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline(always)]
     fn instruction_length(&self, _regs: &Registers) -> Option<u8> {
-        if !self.entered.reason.has_instruction_length() {
-            return None;
+        match self.entered.length {
+            0 => self.other_length(),
+            length => Some(length),
         }
-        let length = self.read(info::INSTRUCTION_LENGTH);
-        (1..=15).contains(&length).then_some(length as u8)
     }
 
     fn inject(&mut self, event: Event) {

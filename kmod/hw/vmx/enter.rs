@@ -23,13 +23,14 @@ use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
 use crate::hw::Exit;
 use crate::hw::Registers;
+use crate::pc::bits::bits;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::Vector;
 
 extern "C" {
     /// See `vmenter.S`.
-    fn iv_vmx_enter(gprs: *mut [u64; 16], launched: bool, host_rsp: *mut u64) -> u32;
+    fn iv_vmx_enter(gprs: *mut [u64; 16], host_rsp: *mut u64) -> u32;
 }
 
 /// What `iv_vmx_enter` returns.
@@ -40,6 +41,18 @@ mod result {
     pub(super) const REFUSED: u32 = 1;
     /// VMX is off.
     pub(super) const FAULTED: u32 = 2;
+}
+
+bits! {
+    /// What is to be done before the next entry, beyond what each entry needs.
+    Chores: u8 {
+        /// Forget what was translated for the guest.
+        FLUSH_TLB = 1 << 0;
+        /// Flush the first-level data cache: at each entry.
+        FLUSH_L1D = 1 << 1;
+        /// Refuse the entry: the VMCS is not the current one.
+        REFUSE = 1 << 2;
+    }
 }
 
 /// No reason of an exit.
@@ -56,41 +69,45 @@ pub(super) struct Entered {
     pub(super) vectoring: Interruption,
     /// An interrupt for the host, acknowledged by the exit.
     pub(super) host_interrupt: Option<u8>,
-    /// RIP as the VMCS has it.
-    rip: u64,
-    /// RSP, likewise.
+    /// Length of the instruction that made the exit; 0 when it was none of
+    /// [`INSTRUCTIONS`].
+    pub(super) length: u8,
+    /// RSP as the VMCS has it.
     rsp: u64,
     /// RFLAGS, likewise.
     pub(super) rflags: u64,
 }
 
 impl Entered {
-    /// Before the first entry: RIP, RSP and RFLAGS are those of a new VMCS.
+    /// Before the first entry: RSP and RFLAGS are those of a new VMCS.
     pub(super) const fn new() -> Self {
         Self {
             reason: NONE,
             refused: None,
             vectoring: Interruption(0),
             host_interrupt: None,
-            rip: 0,
+            length: 0,
             rsp: 0,
             rflags: 0,
         }
     }
 }
 
-/// Exits that cannot come in the delivery of an event, so that they leave no
-/// IDT-vectoring information and no blocking of NMIs to look at: those of
-/// instructions, and of events between two of them (SDM vol. 3, 28.2.4).
-const BETWEEN: u64 = 1 << Reason::EXTERNAL_INTERRUPT.0
-    | 1 << Reason::INTERRUPT_WINDOW.0
-    | 1 << Reason::CPUID.0
+/// Instructions that exit often. As they begin when no event is being delivered,
+/// there is no IDT-vectoring information and no blocking of NMIs to look at
+/// (SDM vol. 3, 28.2.4), and all have a length.
+const INSTRUCTIONS: u64 = 1 << Reason::CPUID.0
     | 1 << Reason::HLT.0
     | 1 << Reason::VMCALL.0
     | 1 << Reason::CONTROL_REGISTER.0
     | 1 << Reason::IO.0
     | 1 << Reason::RDMSR.0
-    | 1 << Reason::WRMSR.0
+    | 1 << Reason::WRMSR.0;
+
+/// Other exits that cannot come in the delivery of an event: those of events
+/// between two instructions.
+const BETWEEN: u64 = 1 << Reason::EXTERNAL_INTERRUPT.0
+    | 1 << Reason::INTERRUPT_WINDOW.0
     | 1 << Reason::PREEMPTION_TIMER.0;
 
 impl Reason {
@@ -106,18 +123,20 @@ impl Reason {
 fn put<F: Field>(field: F, value: F::Value) {
     // SAFETY: State of the guest, which an entry checks, or controls out of
     // `Controls`.
-    unsafe { insn::vmwrite(field.operand(), F::to_register(value)) };
+    unsafe { insn::vmwrite_plain(field.operand(), F::to_register(value)) };
+}
+
+/// Reads such a field.
+#[inline]
+fn look<F: Field>(field: F) -> F::Value {
+    F::from_register(insn::vmread_plain(field.operand()))
 }
 
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Runs the guest until it exits. The VMCS is current: `load` was called.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run(&mut self, off: &IrqOff, regs: &mut Registers) {
         self.write_changed(regs);
-        if self.flush {
-            self.flush = false;
-            insn::invept(InveptScope::Single, self.eptp);
-        }
         if insn::read_cr2() != self.cr2 {
             insn::write_cr2(self.cr2);
         }
@@ -127,47 +146,47 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 self.write_timer(0);
             }
         }
-        self.shared().l1d.on_entry();
-        let launched = self.vmcs.is_launched();
-        let result = if self.usable {
-            // SAFETY: Interrupts are off, the VMCS is current on this CPU, the
-            // host-state area is this host's and this CPU's (`load`), and the
-            // guest reaches no memory but through its extended page tables.
-            unsafe { iv_vmx_enter(&mut regs.gprs.0, launched, &mut self.host_rsp) }
-        } else {
-            result::FAULTED
-        };
-        self.cache.forget();
-        self.entered.vectoring = Interruption(0);
+        if self.chores != Chores(0) && !self.do_chores() {
+            return self.entry_refused(result::FAULTED);
+        }
+        // SAFETY: Interrupts are off, the VMCS is current on this CPU, the
+        // host-state area is this host's and this CPU's (`load`), and the
+        // guest reaches no memory but through its extended page tables.
+        let result = unsafe { iv_vmx_enter(&mut regs.gprs.0, &mut self.host_rsp) };
         if result != result::EXITED {
-            self.entry_refused(result);
-            return;
+            return self.entry_refused(result);
         }
         self.cr2 = insn::read_cr2();
-        let reason = Reason(Current.read32(info::REASON));
-        let entered = &mut self.entered;
-        entered.reason = reason;
-        entered.rip = Current.read_natural(guest::RIP);
-        entered.rsp = Current.read_natural(guest::RSP);
-        entered.rflags = Current.read_natural(guest::RFLAGS);
-        regs.rip = entered.rip;
-        regs.gprs.set(Reg::Rsp, entered.rsp);
-        regs.rflags = Rflags(entered.rflags);
-        if reason == Reason::EXTERNAL_INTERRUPT {
-            entered.host_interrupt = Some(Current.read32(info::INTERRUPTION) as u8);
-        } else if !reason.is_in(BETWEEN) {
-            self.after_rare_exit(off, reason);
-        }
-        if !launched {
-            self.note_launch(reason);
+        let reason = Reason(look(info::REASON));
+        self.entered.reason = reason;
+        regs.rip = look(guest::RIP);
+        let rsp = look(guest::RSP);
+        self.entered.rsp = rsp;
+        regs.gprs.set(Reg::Rsp, rsp);
+        let rflags = look(guest::RFLAGS);
+        self.entered.rflags = rflags;
+        regs.rflags = Rflags(rflags);
+        if reason.is_in(INSTRUCTIONS) {
+            self.entered.vectoring = Interruption(0);
+            self.entered.length = look(info::INSTRUCTION_LENGTH) as u8;
+            self.cache.begin(look(guest::INTERRUPTIBILITY));
+        } else {
+            self.after_other_exit(off, reason);
         }
     }
 
+    /// What is asked for now and then. False when the guest is not to be
+    /// entered.
     #[cold]
-    fn note_launch(&self, reason: Reason) {
-        if !reason.is_entry_failure() {
-            self.vmcs.set_launched();
+    fn do_chores(&mut self) -> bool {
+        if self.chores.has(Chores::FLUSH_TLB) {
+            insn::invept(InveptScope::Single, self.eptp);
         }
+        if self.chores.has(Chores::FLUSH_L1D) {
+            self.shared().l1d.flush();
+        }
+        self.chores = self.chores.without(Chores::FLUSH_TLB);
+        !self.chores.has(Chores::REFUSE)
     }
 
     /// After interrupts were on: the guest may run for long again.
@@ -189,10 +208,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// What the guest is to have otherwise than it had at its last exit.
     #[inline]
     fn write_changed(&mut self, regs: &Registers) {
-        if regs.rip != self.entered.rip {
-            self.entered.rip = regs.rip;
-            put(guest::RIP, regs.rip);
-        }
+        // Most exits change it.
+        put(guest::RIP, regs.rip);
         let rsp = regs.gprs.get(Reg::Rsp);
         if rsp != self.entered.rsp {
             self.entered.rsp = rsp;
@@ -209,9 +226,18 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
     }
 
-    /// NMIs of the host, and the delivery of events.
+    /// Interrupts and NMIs of the host, and the delivery of events.
     #[inline(never)]
-    fn after_rare_exit(&mut self, off: &IrqOff, reason: Reason) {
+    fn after_other_exit(&mut self, off: &IrqOff, reason: Reason) {
+        self.cache.forget();
+        self.entered.length = 0;
+        self.entered.vectoring = Interruption(0);
+        if reason == Reason::EXTERNAL_INTERRUPT {
+            self.entered.host_interrupt = Some(look(info::INTERRUPTION) as u8);
+        }
+        if reason.is_in(BETWEEN) {
+            return;
+        }
         if reason.is_entry_failure() {
             // The event was not delivered: an exit would have cleared it.
             self.write(control::ENTRY_INTERRUPTION, 0);
@@ -234,8 +260,22 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
     }
 
+    /// Length of the instruction that made an exit which is none of
+    /// [`INSTRUCTIONS`].
+    #[inline(never)]
+    pub(super) fn other_length(&self) -> Option<u8> {
+        if !self.entered.reason.has_instruction_length() {
+            return None;
+        }
+        let length = self.read(info::INSTRUCTION_LENGTH);
+        (1..=15).contains(&length).then_some(length as u8)
+    }
+
     #[cold]
     fn entry_refused(&mut self, result: u32) {
+        self.cache.forget();
+        self.entered.length = 0;
+        self.entered.vectoring = Interruption(0);
         self.entered.refused = Some(if result == result::REFUSED {
             Current.read32(info::INSTRUCTION_ERROR)
         } else {

@@ -41,6 +41,29 @@ pub(super) fn vmread(field: u32) -> u64 {
     value
 }
 
+/// As [`vmread`], for a field that every processor has: a fault alone has to be
+/// told from a value, and there the handler of exceptions sets 0.
+#[inline]
+pub(super) fn vmread_plain(field: u32) -> u64 {
+    let value: u64;
+    // EX_TYPE_DEFAULT | EX_FLAG_CLEAR_AX.
+    // SAFETY: As for `vmread`.
+    unsafe {
+        asm!(
+            "2: vmread rax, {field}",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 0x1001",
+            ".popsection",
+            field = in(reg) u64::from(field),
+            out("rax") value,
+            options(nostack),
+        );
+    }
+    value
+}
+
 /// As [`vmread`], for a field that the processor may not have.
 pub(super) fn try_vmread(field: u32) -> Option<u64> {
     let value: u64;
@@ -90,6 +113,29 @@ pub(super) unsafe fn vmwrite(field: u32, value: u64) -> bool {
         );
     }
     refused == 0
+}
+
+/// As [`vmwrite`], for a field that every processor has: it cannot be refused.
+///
+/// # Safety
+///
+/// As for [`vmwrite`].
+#[inline]
+pub(super) unsafe fn vmwrite_plain(field: u32, value: u64) {
+    // SAFETY: By the precondition.
+    unsafe {
+        asm!(
+            "2: vmwrite {field}, {value}",
+            "3:",
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            ".long 2b - ., 3b - ., 1",
+            ".popsection",
+            field = in(reg) u64::from(field),
+            value = in(reg) value,
+            options(nostack),
+        );
+    }
 }
 
 /// VMPTRLD: makes the VMCS in `page` the current one of this CPU. False when

@@ -51,16 +51,15 @@ impl L1dFlush {
         }
     }
 
-    /// The guest is about to be entered.
+    /// Whether each entry is to be preceded by [`Self::flush`].
     #[inline]
-    pub(super) fn on_entry(&self) {
-        if self.policy == L1tf::Always {
-            self.flush();
-        }
+    pub(super) fn at_each_entry(&self) -> bool {
+        self.policy == L1tf::Always
     }
 
+    /// Flushes it.
     #[cold]
-    fn flush(&self) {
+    pub(super) fn flush(&self) {
         let Some(buffer) = &self.buffer else {
             cpu::flush_l1d();
             return;

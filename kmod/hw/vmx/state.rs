@@ -48,6 +48,9 @@ const PENDING_STEP: u64 = 1 << 14;
 /// Access rights: the segment cannot be used.
 const UNUSABLE: u32 = 1 << 16;
 
+/// Where [`Cache::valid`] speaks of the interruptibility.
+const INTERRUPTIBILITY: u32 = 1 << 5;
+
 /// Fields that the way of an exit asks for more than once.
 #[derive(Default)]
 pub(super) struct Cache {
@@ -65,6 +68,13 @@ impl Cache {
     #[inline]
     pub(super) fn forget(&self) {
         self.valid.set(0);
+    }
+
+    /// The guest has run, and this is its interruptibility.
+    #[inline]
+    pub(super) fn begin(&self, interruptibility: u32) {
+        self.interruptibility.set(u64::from(interruptibility));
+        self.valid.set(INTERRUPTIBILITY);
     }
 
     #[inline]
@@ -188,7 +198,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     pub(super) fn interruptibility(&self) -> Interruptibility {
         let cache = &self.cache;
         let read = || u64::from(self.read(guest::INTERRUPTIBILITY));
-        Interruptibility(cache.get(1 << 5, &cache.interruptibility, read) as u32)
+        Interruptibility(cache.get(INTERRUPTIBILITY, &cache.interruptibility, read) as u32)
     }
 
     pub(super) fn write_interruptibility(&self, state: Interruptibility) {

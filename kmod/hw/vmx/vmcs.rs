@@ -23,7 +23,6 @@ use crate::host::page::HostPage;
 use crate::host::task::IrqOff;
 use crate::pc::addr::Hpa;
 use core::ptr::null_mut;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering;
@@ -81,8 +80,6 @@ field!(FieldNatural, u64);
 struct Node {
     page: HostPage,
     cpu: AtomicU32,
-    /// VMLAUNCH has succeeded since the last VMCLEAR.
-    launched: AtomicBool,
     next: AtomicPtr<Node>,
     previous: AtomicPtr<Node>,
 }
@@ -114,7 +111,6 @@ impl Vmcs {
         let node = Node {
             page,
             cpu: AtomicU32::new(NOWHERE),
-            launched: AtomicBool::new(false),
             next: AtomicPtr::new(null_mut()),
             previous: AtomicPtr::new(null_mut()),
         };
@@ -125,18 +121,6 @@ impl Vmcs {
     #[inline]
     pub(super) fn hpa(&self) -> Hpa {
         self.0.page.hpa()
-    }
-
-    /// Whether VMRESUME is to be used, not VMLAUNCH.
-    #[inline]
-    pub(super) fn is_launched(&self) -> bool {
-        self.0.launched.load(Ordering::Relaxed)
-    }
-
-    /// VMLAUNCH has succeeded.
-    #[inline]
-    pub(super) fn set_launched(&self) {
-        self.0.launched.store(true, Ordering::Relaxed);
     }
 
     /// Whether it is active on another CPU than this one, so that it must be
@@ -250,7 +234,6 @@ impl Node {
         };
         // SAFETY: The VMCS is this module's, active on this CPU.
         unsafe { insn::vmclear(self.page.hpa()) };
-        self.launched.store(false, Ordering::Relaxed);
         let this = (&raw const *self).cast_mut();
         if here.current.load(Ordering::Relaxed) == this {
             here.current.store(null_mut(), Ordering::Relaxed);

@@ -9,6 +9,7 @@
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
+#include <asm/frame.h>
 #include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
 #include <asm/percpu.h>
@@ -31,37 +32,58 @@
 #define G_R14	(14 * 8)
 #define G_R15	(15 * 8)
 
-/* The field for the host's RSP (field.rs). */
-#define HOST_RSP	0x6c14
+/* Fields (field.rs). */
+#define HOST_RSP		0x6c14
+#define INSTRUCTION_ERROR	0x4400
 
-/* What iv_vmx_enter returns: `EntryResult` in vmx.rs. */
+/* VM-instruction error: VMRESUME of a VMCS that was not launched (31.4). */
+#define NOT_LAUNCHED	5
+
+/* What iv_vmx_enter returns: `result` in enter.rs. */
 #define EXITED	0
 #define REFUSED	1
 #define FAULTED	2
 
+/* After the last load of the host's data before an entry. */
+#define CLEAR_BUFFERS \
+	ALTERNATIVE_2 "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO, \
+		__CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
+
+/* No guest value may live on in a register that host code speculates on. */
+.macro FORGET_GUEST
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	xor	%esi, %esi
+	xor	%r8d, %r8d
+	xor	%r9d, %r9d
+	xor	%r10d, %r10d
+	xor	%r11d, %r11d
+	/* The pointer to the registers. */
+	pop	%rdi
+.endm
+
 .section .noinstr.text, "ax"
 
 /*
- * u32 iv_vmx_enter(u64 gprs[16], bool launched, u64 *host_rsp)
+ * u32 iv_vmx_enter(u64 gprs[16], u64 *host_rsp)
  *
  * Interrupts are off on entry and on return; after an NMI that ended the run
  * of the guest NMIs are blocked, too, on return. `host_rsp` is what the VMCS
  * has for the host's RSP.
  */
 SYM_FUNC_START(iv_vmx_enter)
+	FRAME_BEGIN
 	push	%rbp
-	mov	%rsp, %rbp
 	push	%r15
 	push	%r14
 	push	%r13
 	push	%r12
 	push	%rbx
 	push	%rdi
-	push	%rsi
 
-	cmp	%rsp, (%rdx)
+	cmp	%rsp, (%rsi)
 	je	.Lrsp_known
-	mov	%rsp, (%rdx)
+	mov	%rsp, (%rsi)
 	mov	$HOST_RSP, %eax
 .Lwrite_rsp:
 	vmwrite	%rsp, %rax
@@ -83,18 +105,23 @@ SYM_FUNC_START(iv_vmx_enter)
 	mov	G_R15(%rdi), %r15
 	mov	G_RDI(%rdi), %rdi
 
-	/* After the last load of the host's data; it changes ZF. */
-	ALTERNATIVE_2 "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO, \
-		__CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
-
-	testb	$1, (%rsp)
+	CLEAR_BUFFERS
 
 	/* An exit comes back as if it were a jump to the label. */
 	UNWIND_HINT_SAVE
-	jz	.Llaunch
 .Lresume:
 	vmresume
-	jmp	.Lrefused
+
+	/* Refused; the registers are as they were loaded. */
+	mov	(%rsp), %rdi
+	mov	$INSTRUCTION_ERROR, %eax
+.Lread_error:
+	vmread	%rax, %rax
+	cmp	$NOT_LAUNCHED, %rax
+	jne	.Lrefused
+	mov	G_RAX(%rdi), %rax
+	mov	G_RDI(%rdi), %rdi
+	CLEAR_BUFFERS
 .Llaunch:
 	vmlaunch
 	jmp	.Lrefused
@@ -104,7 +131,7 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 	ENDBR
 
 	push	%rdi
-	mov	16(%rsp), %rdi
+	mov	8(%rsp), %rdi
 	mov	%rax, G_RAX(%rdi)
 	mov	%rcx, G_RCX(%rdi)
 	mov	%rdx, G_RDX(%rdi)
@@ -120,18 +147,7 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 	mov	%r14, G_R14(%rdi)
 	mov	%r15, G_R15(%rdi)
 	pop	G_RDI(%rdi)
-	mov	$EXITED, %ebx
-
-.Lleave:
-	/* No guest value may live on in a register that host code speculates on. */
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
+	FORGET_GUEST
 
 	/* Before the first RET: the guest filled the return predictor. */
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, \
@@ -151,26 +167,31 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 .Lno_ibrs:
 	CLEAR_BRANCH_HISTORY_VMEXIT
 
-	mov	%ebx, %eax
-	add	$16, %rsp
+	xor	%eax, %eax		/* EXITED */
+.Lreturn:
 	pop	%rbx
 	pop	%r12
 	pop	%r13
 	pop	%r14
 	pop	%r15
 	pop	%rbp
+	FRAME_END
 	RET
 
+	/* No guest has run. */
 .Lrefused:
-	mov	$REFUSED, %ebx
-	jmp	.Lleave
+	mov	$REFUSED, %eax
+.Lnot_entered:
+	FORGET_GUEST
+	jmp	.Lreturn
 
 	/* VMX is off: the kernel has taken it away to go down. */
 .Lfaulted:
-	mov	$FAULTED, %ebx
-	jmp	.Lleave
+	mov	$FAULTED, %eax
+	jmp	.Lnot_entered
 
 	_ASM_EXTABLE(.Lwrite_rsp, .Lfaulted)
 	_ASM_EXTABLE(.Lresume, .Lfaulted)
+	_ASM_EXTABLE(.Lread_error, .Lfaulted)
 	_ASM_EXTABLE(.Llaunch, .Lfaulted)
 SYM_FUNC_END(iv_vmx_enter)
