@@ -309,18 +309,24 @@ fn image(size: usize) -> Result<KVVec<u64>> {
 }
 
 /// Spreads 32-bit words over bytes.
-fn unpack(words: &[u32], bytes: &mut [u8]) {
-    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_le_bytes());
+fn unpack(words: &[u32], mut bytes: &mut [u8]) {
+    for word in words {
+        let Some((head, rest)) = bytes.split_first_chunk_mut() else {
+            return;
+        };
+        *head = word.to_le_bytes();
+        bytes = rest;
     }
 }
 
 /// Collects bytes into 32-bit words.
-fn pack(bytes: &[u8], words: &mut [u32]) {
-    for (chunk, word) in bytes.chunks_exact(4).zip(words) {
-        if let Ok(chunk) = chunk.try_into() {
-            *word = u32::from_le_bytes(chunk);
-        }
+fn pack(mut bytes: &[u8], words: &mut [u32]) {
+    for word in words {
+        let Some((head, rest)) = bytes.split_first_chunk() else {
+            return;
+        };
+        *word = u32::from_le_bytes(*head);
+        bytes = rest;
     }
 }
 
