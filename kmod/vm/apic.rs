@@ -8,6 +8,7 @@ use crate::hw::Vendor;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::PAGE_SIZE;
 use crate::pc::lapic;
+use crate::pc::lapic::regs;
 use crate::pc::lapic::regs::base;
 use crate::pc::lapic::Effect;
 use crate::pc::lapic::EoiAction;
@@ -24,7 +25,7 @@ pub fn user_base(value: u64) -> Option<u64> {
 
 impl<V: Vendor> Vcpu<V> {
     /// WRMSR of 0x800 to 0x8ff.
-    #[inline]
+    #[inline(always)]
     pub fn x2apic_write(&mut self, msr: u32, value: u64) -> Result<Step, GpFault> {
         let lapic = self.lapic.as_mut().ok_or(GpFault)?;
         let context = lapic::Context {
@@ -32,7 +33,9 @@ impl<V: Vendor> Vcpu<V> {
             clock: &self.time,
         };
         let effect = lapic.x2apic_write(msr, value, &context)?;
-        self.hw.set_cr8(lapic.cr8());
+        if msr == regs::X2APIC_MSR_BASE + u32::from(regs::TPR) {
+            self.hw.set_cr8(lapic.cr8());
+        }
         Ok(self.apply_apic_effect(effect))
     }
 
@@ -71,7 +74,9 @@ impl<V: Vendor> Vcpu<V> {
             clock: &self.time,
         };
         let effect = lapic.mmio_write(offset, size, value, &context);
-        self.hw.set_cr8(lapic.cr8());
+        if offset >> 4 == u32::from(regs::TPR) {
+            self.hw.set_cr8(lapic.cr8());
+        }
         if self.vapic.reports() {
             self.vapic.note_tpr_access(offset, self.regs.rip, true);
         }
@@ -79,9 +84,17 @@ impl<V: Vendor> Vcpu<V> {
         self.step_with_report(step)
     }
 
-    /// Does what a register write asks for.
-    #[inline]
+    /// Does what a register write asks for, which mostly is nothing.
+    #[inline(always)]
     pub fn apply_apic_effect(&mut self, effect: Effect) -> Step {
+        match effect {
+            Effect::None | Effect::Lint0 => Step::Resume,
+            effect => self.apply_effect(effect),
+        }
+    }
+
+    #[inline(never)]
+    fn apply_effect(&mut self, effect: Effect) -> Step {
         match effect {
             Effect::None | Effect::Lint0 => {}
             Effect::Eoi(action) => return self.complete_interrupt(action),

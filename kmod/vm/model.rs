@@ -161,6 +161,12 @@ impl Model {
         &self.caps
     }
 
+    /// An MSR that the guest may read and that is nothing but a value.
+    #[inline]
+    pub fn plain_msr(&self, index: u32) -> Option<u64> {
+        self.msrs.read_plain(index, &self.caps)
+    }
+
     /// What the guest may do, and its MSRs.
     #[inline]
     pub fn caps_and_msrs(&mut self) -> (&GuestCaps, &mut MsrFile) {

@@ -195,8 +195,8 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// What the vCPU does after a handler, wherever that ended.
-    #[inline]
-    fn settle(&mut self, handled: Handled, context: Context) -> Result<Step> {
+    #[inline(always)]
+    pub(super) fn settle(&mut self, handled: Handled, context: Context) -> Result<Step> {
         match handled {
             Ok(step) | Err(Stop::Step(step)) => Ok(step),
             Err(stop) => self.settle_rare(stop, context),
@@ -279,12 +279,12 @@ impl<V: Vendor> Vcpu<V> {
             self.events.after_exit(&self.hw, &mut self.regs);
             self.sync_apic();
             self.settle_pv_eoi();
-            let exit = self.hw.exit(&mut self.regs);
             if self.vapic.is_on() && !self.take_vapic() {
-                return (Step::Sleep, exit);
+                return (Step::Sleep, self.hw.exit(&mut self.regs));
             }
-            let handled = self.handle(exit, Context::Atomic);
-            match self.settle(handled, Context::Atomic) {
+            // Nothing between the two: they are one match for the compiler.
+            let exit = self.hw.exit(&mut self.regs);
+            match self.handle_often(exit, Context::Atomic) {
                 // An event that was cut off goes before an interrupt of the host,
                 // which a guest that cuts it off again and again would keep out.
                 Ok(Step::Resume) if self.events.injected.is_some() => {
@@ -395,8 +395,16 @@ impl<V: Vendor> Vcpu<V> {
         if self.pv_eoi.is_some() {
             self.offer_pv_eoi();
         }
-        // A VMM that models the local APIC sees every write.
-        self.hw.intercept_cr8_write(self.lapic.is_none());
+        if self.watches_cr8 {
+            self.watch_cr8(false);
+        }
+    }
+
+    /// Lets writes of CR8 exit, while an interrupt waits for a lower priority.
+    /// A VMM that models the local APIC sees every write.
+    fn watch_cr8(&mut self, on: bool) {
+        self.watches_cr8 = on && self.lapic.is_some();
+        self.hw.intercept_cr8_write(on || self.lapic.is_none());
     }
 
     /// Whether any interrupt waits, be it masked.
@@ -419,12 +427,12 @@ impl<V: Vendor> Vcpu<V> {
             .deliver(&mut self.hw, &mut self.regs, &mut source);
         if self.processor_keeps_apic() {
             // No request waits for a lower priority.
-            self.hw.intercept_cr8_write(false);
+            self.watch_cr8(false);
             return;
         }
         self.offer_pv_eoi();
-        let watch = self.lapic.as_ref().is_none_or(is_blocked_by_tpr);
-        self.hw.intercept_cr8_write(watch);
+        let watch = self.lapic.as_ref().is_some_and(is_blocked_by_tpr);
+        self.watch_cr8(watch);
     }
 
     /// Shows the local APIC to the processor, if that keeps it. A task priority

@@ -169,6 +169,8 @@ pub struct Vcpu<V: Vendor> {
     pub unhalted: bool,
     /// An INIT has arrived.
     pub init_pending: bool,
+    /// Writes of CR8 exit, though the local APIC is here.
+    pub watches_cr8: bool,
     /// A startup IPI has arrived, for this page.
     pub sipi_pending: Option<u8>,
     /// Signal mask while in KVM_RUN.
@@ -240,6 +242,7 @@ impl<V: Vendor> Vcpu<V> {
             vapic: Vapic::default(),
             unhalted: false,
             init_pending: false,
+            watches_cr8: false,
             sipi_pending: None,
             sigmask: None,
             last_cpu: None,
@@ -257,6 +260,8 @@ impl<V: Vendor> Vcpu<V> {
         let mut vcpu = KBox::new(vcpu, GFP_KERNEL_ACCOUNT)?;
         let offset = vcpu.time.tsc_offset;
         vcpu.hw.set_tsc_offset(offset);
+        let models_apic = vcpu.lapic.is_none();
+        vcpu.hw.intercept_cr8_write(models_apic);
         vcpu.reset_registers();
         Ok(vcpu)
     }

@@ -100,7 +100,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// After an exit, see [`crate::hw::Vendor::store_apic`].
     #[inline]
     pub(super) fn take_apic(&mut self, lapic: &mut Lapic, post: &LapicPost) -> bool {
-        let (true, Some(page)) = (self.apicv.on, &self.virtual_apic) else {
+        if !self.apicv.on {
+            return false;
+        }
+        let Some(page) = &self.virtual_apic else {
             return false;
         };
         let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));

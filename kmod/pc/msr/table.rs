@@ -564,10 +564,11 @@ static FIRST_GUESS: [u8; GUESSES] = {
     guesses
 };
 
+static ROWS: [Row; TABLE.len()] = TABLE;
+
 /// The row of an MSR. Those that guests use all the time are found at once.
 #[inline]
 pub fn find(index: u32) -> Option<&'static Row> {
-    static ROWS: [Row; TABLE.len()] = TABLE;
     match index {
         TSC_DEADLINE => return Some(known!(TSC_DEADLINE)),
         SPEC_CTRL => return Some(known!(SPEC_CTRL)),
@@ -578,11 +579,15 @@ pub fn find(index: u32) -> Option<&'static Row> {
         TSC_ADJUST => return Some(known!(TSC_ADJUST)),
         _ => {}
     }
-    let guess = FIRST_GUESS[guess_place(index) % GUESSES];
-    match ROWS.get(usize::from(guess)) {
-        Some(row) if row.first <= index && index <= row.last => Some(row),
-        _ => search(&ROWS, index),
-    }
+    guess(index).or_else(|| search(&ROWS, index))
+}
+
+/// The row of an MSR, if it is where it is looked for first.
+#[inline]
+pub fn guess(index: u32) -> Option<&'static Row> {
+    let place = FIRST_GUESS[guess_place(index) % GUESSES];
+    let row = ROWS.get(usize::from(place))?;
+    (row.first <= index && index <= row.last).then_some(row)
 }
 
 #[inline(never)]
