@@ -161,6 +161,14 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// The guest can read TSC_AUX (RDTSCP, RDPID): it is to be the guest's own.
     fn switch_tsc_aux(&mut self, on: bool);
 
+    /// Guest runs end with [`Exit::Deadline`] once the host's TSC reads
+    /// `deadline`, which may be past; with `None` no more. False when the
+    /// processor cannot do that.
+    #[inline]
+    fn set_deadline(&mut self, _deadline: Option<u64>) -> bool {
+        false
+    }
+
     /// Forgets every cached translation before the next entry.
     fn flush_tlb(&mut self);
 

@@ -25,4 +25,5 @@ pub mod pit;
 pub mod regs;
 pub mod search;
 pub mod slots;
+pub mod tsc;
 pub mod walk;

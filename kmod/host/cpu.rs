@@ -85,6 +85,22 @@ pub fn raw_current_cpu() -> u32 {
     cpu
 }
 
+/// Time-stamp counter, read about now.
+#[inline]
+pub fn rdtsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: The kernel keeps RDTSC enabled for itself.
+    unsafe {
+        asm!(
+            "rdtsc",
+            out("eax") low,
+            out("edx") high,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Time-stamp counter, read in program order with respect to earlier loads.
 #[inline]
 pub fn rdtsc_ordered() -> u64 {

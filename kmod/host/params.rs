@@ -38,6 +38,13 @@ pub fn apicv() -> bool {
     unsafe { bindings::iv_param_apicv() }
 }
 
+/// The processor ends a guest's run when its timer expires (`preemption_timer`,
+/// on).
+pub fn preemption_timer() -> bool {
+    // SAFETY: Reads a variable.
+    unsafe { bindings::iv_param_preemption_timer() }
+}
+
 /// What came of the parameters that ask something of the processor.
 #[derive(Default)]
 pub struct Settled {
@@ -45,12 +52,16 @@ pub struct Settled {
     pub pml: bool,
     /// [`apicv`], and the processor can.
     pub apicv: bool,
+    /// [`preemption_timer`], and the processor can be relied on.
+    pub preemption_timer: bool,
 }
 
 /// Has these parameters read as what came of them.
 pub fn settle(settled: &Settled) {
     // SAFETY: Writes variables.
-    unsafe { bindings::iv_param_settle(settled.pml, settled.apicv) }
+    unsafe {
+        bindings::iv_param_settle(settled.pml, settled.apicv, settled.preemption_timer);
+    }
 }
 
 /// PAUSEs of a guest that are at most so many ticks of the TSC apart are in one

@@ -11,6 +11,8 @@ use crate::pc::addr::Gpa;
 pub enum Exit {
     /// The host has an interrupt to take: it is delivered once interrupts are on.
     HostInterrupt,
+    /// The time has come that `Vendor::set_deadline` was told.
+    Deadline,
     /// The host had an NMI; it has been taken already.
     HostNmi,
     /// The guest can take an interrupt now.

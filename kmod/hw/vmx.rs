@@ -28,6 +28,7 @@ mod host_state;
 mod insn;
 mod l1d;
 mod msrs;
+pub mod run_timer;
 mod setup;
 mod state;
 mod virtual_apic;
@@ -53,6 +54,7 @@ use self::field::SegmentFields;
 use self::host_state::HostState;
 use self::msrs::SwitchedMsrs;
 use self::msrs::Syscall;
+use self::run_timer::RunTimer;
 use self::setup::Words;
 use self::state::Cache;
 use self::virtual_apic::VirtualApic;
@@ -119,6 +121,7 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     cache: Cache,
     words: Words,
     entered: Entered,
+    run_timer: RunTimer,
     /// Entries with IF 0 since `load`.
     closed_runs: u32,
     /// RSP of the host as the VMCS has it.
@@ -199,6 +202,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         Settled {
             pml: Self::nested_config().logs_writes,
             apicv: cpu::shared().is_some_and(|shared| shared.apicv_bitmap.is_some()),
+            preemption_timer: cpu::shared().is_some_and(|shared| shared.ends_runs_in_time),
         }
     }
 
@@ -232,6 +236,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cache: Cache::default(),
             words,
             entered: Entered::new(),
+            run_timer: setup::run_timer(controls),
             closed_runs: 0,
             host_rsp: 0,
             cr0: Cr0(0),
@@ -255,6 +260,15 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.write(guest::PENDING_DEBUG, 0);
         self.cache.forget();
         self.request_interrupt_window(false);
+    }
+
+    #[inline]
+    fn set_deadline(&mut self, deadline: Option<u64>) -> bool {
+        if self.shared.ends_runs_in_time {
+            self.run_timer.set_deadline(deadline);
+            self.chores.set(Chores::TIMER, true);
+        }
+        self.shared.ends_runs_in_time
     }
 
     #[inline]

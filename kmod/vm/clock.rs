@@ -245,6 +245,7 @@ impl<V: Vendor> Vcpu<V> {
                 }
             }
             Effect::PvEoi(record) => self.pv_eoi = record,
+            Effect::TscMoved => self.tsc_changed(),
             _ => {}
         }
         self.shared.requests.add(Request::CLOCK);
@@ -266,6 +267,7 @@ impl<V: Vendor> Vcpu<V> {
         self.time.set_back = set_back;
         self.time.tsc_offset = self.time.tsc_offset.wrapping_add(ticks);
         self.hw.set_tsc_offset(self.time.tsc_offset);
+        self.tsc_changed();
         self.shared.requests.add(Request::CLOCK);
     }
 

@@ -71,6 +71,10 @@ impl<V: Vendor> Vcpu<V> {
             Exit::Io(io) => self.port_io(io, context),
             Exit::HostInterrupt | Exit::HostNmi => Ok(Step::Leave),
             Exit::InterruptWindow => self.interrupt_window(),
+            Exit::Deadline => {
+                self.timer_expired();
+                Ok(Step::Resume)
+            }
             Exit::Hlt => self.halt(context),
             Exit::NmiWindow => Ok(Step::Resume),
             Exit::ControlRegister(access) => self.control_register(access, context),

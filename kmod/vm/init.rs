@@ -22,6 +22,7 @@ impl<V: Vendor> Vcpu<V> {
         if self.shared.apic.is_on() {
             self.take_posted();
         }
+        self.look_at_timer();
     }
 
     /// Does what others asked of this vCPU. May sleep.

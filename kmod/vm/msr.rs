@@ -8,7 +8,6 @@ use super::pending::Pending;
 use super::run::Context;
 use super::run::Handled;
 use super::run::Step;
-use super::timer;
 use super::timer::GuestTime;
 use super::timer::VcpuTimer;
 use super::vcpu::Vcpu;
@@ -102,7 +101,7 @@ struct Machine<'a, V: Vendor> {
     lapic: Option<&'a mut Lapic>,
     user_apic_base: &'a mut u64,
     time: &'a mut GuestTime,
-    timer: &'a VcpuTimer,
+    timer: &'a mut VcpuTimer,
     /// What a write to the local APIC asks for beyond it.
     effect: lapic::Effect,
 }
@@ -175,7 +174,7 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
     fn set_tsc_deadline(&mut self, value: u64) {
         if let Some(lapic) = self.lapic.as_mut() {
             let command = lapic.set_tsc_deadline(value, self.time);
-            timer::apply(self.timer, self.time, command);
+            self.timer.apply(self.hw, self.time, command);
         }
     }
 
@@ -221,7 +220,7 @@ impl<V: Vendor> Vcpu<V> {
             lapic: self.lapic.as_mut(),
             user_apic_base: &mut self.user_apic_base,
             time: &mut self.time,
-            timer: &self.timer,
+            timer: &mut self.timer,
             effect: lapic::Effect::None,
         };
         let result = act(&mut self.model, &mut machine);

@@ -265,6 +265,7 @@ impl<V: Vendor> Vcpu<V> {
             }
             self.hw.request_interrupt_window(true);
         }
+        self.look_at_timer();
         loop {
             self.deliver_events();
             if self.init_pending {
@@ -465,8 +466,7 @@ impl<V: Vendor> Vcpu<V> {
             self.events.raise_nmi(posted.nmis, blocked);
         }
         if posted.timer() {
-            let command = lapic.timer_fired(&self.time);
-            self.apply_timer(command);
+            self.timer_expired();
         }
         if posted.init() {
             self.init_pending = true;
@@ -515,15 +515,17 @@ impl<V: Vendor> Vcpu<V> {
     /// runnable now.
     fn wait_until_runnable(&mut self) -> Result<bool> {
         self.take_posted();
+        self.look_at_timer();
         self.process_requests();
         if self.mp_state == MpState::Halted && (self.unhalted || self.can_wake()) {
             self.unhalted = false;
             self.mp_state = MpState::Runnable;
         }
         if self.mp_state == MpState::Runnable {
+            self.slept();
             return Ok(true);
         }
-        self.shared.sleep()?;
+        self.sleep()?;
         Ok(false)
     }
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host timer behind a local APIC's timer, and time as the APIC sees it.
+//! What is behind a local APIC's timer, and time as the APIC sees it.
+//!
+//! Where the processor can end a run of the guest at a given time, that is
+//! enough while the vCPU runs: it looks when it is there again. The host's timer
+//! wakes one that sleeps; on other processors it also ends the runs.
 
 use super::vcpu::Vcpu;
 use super::vcpu::VcpuShared;
@@ -10,12 +14,11 @@ use crate::host::timer::Timer;
 use crate::host::timer::TimerCallback;
 use crate::hw::Vendor;
 use crate::pc::lapic;
+use crate::pc::lapic::Lapic;
 use crate::pc::lapic::TimerCommand;
+use crate::pc::tsc;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-
-/// Nanoseconds in a millisecond: TSC frequencies are in kHz.
-const NS_PER_MS: u64 = 1_000_000;
 
 /// Wakes or kicks the vCPU when its timer expires.
 pub struct Expiry(Arc<VcpuShared>);
@@ -29,12 +32,87 @@ impl TimerCallback for Expiry {
     }
 }
 
-/// The host timer of one vCPU.
-pub type VcpuTimer = Timer<Expiry>;
+/// What is behind the local APIC's timer of one vCPU.
+pub struct VcpuTimer {
+    host: Timer<Expiry>,
+    /// The host's timer has been started, and not been stopped since.
+    started: bool,
+    /// What the host's TSC reads when the processor is to end a run.
+    deadline: Option<u64>,
+}
 
-/// A timer for the vCPU, stopped.
-pub fn new(shared: &Arc<VcpuShared>) -> Result<VcpuTimer> {
-    Timer::new(Expiry(shared.clone()))
+impl VcpuTimer {
+    /// A timer for the vCPU, stopped.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(shared: &Arc<VcpuShared>) -> Result<Self> {
+        Ok(Self {
+            host: Timer::new(Expiry(shared.clone()))?,
+            started: false,
+            deadline: None,
+        })
+    }
+
+    /// Does what the local APIC wants.
+    pub fn apply<V: Vendor>(&mut self, hw: &mut V, time: &GuestTime, command: TimerCommand) {
+        if command == TimerCommand::Keep {
+            return;
+        }
+        let deadline = time.host_tsc_at(command);
+        if hw.set_deadline(deadline) {
+            self.deadline = deadline;
+            self.stop_host();
+        } else if deadline.is_some() {
+            self.start_host(time, command);
+        } else {
+            self.stop_host();
+        }
+    }
+
+    /// Whether it is for the vCPU itself to see that the timer has expired, and
+    /// it has.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| cpu::rdtsc() >= deadline)
+    }
+
+    /// Before the vCPU sleeps: the host wakes it, as the local APIC wants by
+    /// `command`.
+    fn watch(&mut self, time: &GuestTime, command: TimerCommand) {
+        if self.deadline.is_some() && !self.started {
+            self.start_host(time, command);
+        }
+    }
+
+    /// The vCPU sleeps no more.
+    #[inline]
+    fn watch_no_more(&mut self) {
+        if self.deadline.is_some() && self.started {
+            self.stop_host();
+        }
+    }
+
+    fn start_host(&mut self, time: &GuestTime, command: TimerCommand) {
+        let at = match command {
+            TimerCommand::Keep | TimerCommand::Cancel => return,
+            TimerCommand::ArmNs { deadline } => deadline,
+            TimerCommand::ArmTsc { deadline } => time.tsc_to_ns(deadline),
+        };
+        self.started = true;
+        // The clock of timers is signed.
+        self.host.start(at.min(i64::MAX as u64));
+    }
+
+    fn stop_host(&mut self) {
+        if self.started {
+            self.started = false;
+            // A callback that runs now only makes the vCPU look, in vain.
+            let _ = self.host.try_cancel();
+        }
+    }
 }
 
 /// Time as one vCPU sees it.
@@ -65,32 +143,78 @@ impl GuestTime {
     fn tsc_to_ns(&self, deadline: u64) -> u64 {
         use lapic::Clock;
         let ticks = deadline.saturating_sub(self.guest_tsc());
-        let khz = u64::from(self.tsc_khz.max(1));
-        let whole = (ticks / khz).saturating_mul(NS_PER_MS);
-        let rest = (ticks % khz).saturating_mul(NS_PER_MS) / khz;
-        time::monotonic_ns().saturating_add(whole.saturating_add(rest))
+        time::monotonic_ns().saturating_add(tsc::ns_of_ticks(ticks, self.tsc_khz))
+    }
+
+    /// What the host's TSC reads when the timer is to expire, if it is armed.
+    fn host_tsc_at(&self, command: TimerCommand) -> Option<u64> {
+        let now = cpu::rdtsc_ordered();
+        let ticks = match command {
+            TimerCommand::Keep | TimerCommand::Cancel => return None,
+            TimerCommand::ArmTsc { deadline } => {
+                deadline.saturating_sub(now.wrapping_add(self.tsc_offset))
+            }
+            TimerCommand::ArmNs { deadline } => {
+                let ns = deadline.saturating_sub(time::monotonic_ns());
+                tsc::ticks_to_wait(ns, cpu::tsc_khz())
+            }
+        };
+        Some(now.saturating_add(ticks))
     }
 }
 
-/// Does with the host timer what the local APIC wants.
-pub fn apply(timer: &VcpuTimer, time: &GuestTime, command: TimerCommand) {
-    let at = match command {
-        TimerCommand::Keep => return,
-        // A callback that runs now only makes the vCPU look, in vain.
-        TimerCommand::Cancel => {
-            let _ = timer.try_cancel();
-            return;
-        }
-        TimerCommand::ArmNs { deadline } => deadline,
-        TimerCommand::ArmTsc { deadline } => time.tsc_to_ns(deadline),
-    };
-    // The clock of timers is signed.
-    timer.start(at.min(i64::MAX as u64));
-}
-
 impl<V: Vendor> Vcpu<V> {
-    /// Does with the host timer what the local APIC wants.
+    /// Does what the local APIC wants of its timer.
     pub fn apply_timer(&mut self, command: TimerCommand) {
-        apply(&self.timer, &self.time, command);
+        self.timer.apply(&mut self.hw, &self.time, command);
+    }
+
+    /// If the timer has expired, without having told: the local APIC learns it.
+    #[inline]
+    pub fn look_at_timer(&mut self) {
+        if self.timer.is_due() {
+            self.timer_expired();
+        }
+    }
+
+    /// The local APIC's timer may have expired.
+    pub fn timer_expired(&mut self) {
+        if let Some(lapic) = self.lapic.as_mut() {
+            let _ = lapic.timer_fired(&self.time);
+            // Not what that has told: an expired deadline has to go, too.
+            let command = lapic.timer_command();
+            self.apply_timer(command);
+        }
+    }
+
+    /// The guest's TSC has been changed: a deadline stays what it is, so it is
+    /// nearer now, or farther away.
+    pub fn tsc_changed(&mut self) {
+        let armed = self
+            .lapic
+            .as_ref()
+            .filter(|lapic| lapic.tsc_deadline() != 0);
+        if let Some(command) = armed.map(Lapic::timer_command) {
+            self.apply_timer(command);
+        }
+    }
+
+    /// Sleeps until something is posted or requested, the timer expires, or a
+    /// signal comes.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` for a signal.
+    pub fn sleep(&mut self) -> Result {
+        if let Some(lapic) = self.lapic.as_ref() {
+            self.timer.watch(&self.time, lapic.timer_command());
+        }
+        self.shared.sleep()
+    }
+
+    /// The vCPU is going to run, after a sleep perhaps.
+    #[inline]
+    pub fn slept(&mut self) {
+        self.timer.watch_no_more();
     }
 }

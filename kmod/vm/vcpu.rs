@@ -16,7 +16,6 @@ use super::pending::Pending;
 use super::request::Request;
 use super::request::Requests;
 use super::run_page::RunPages;
-use super::timer;
 use super::timer::GuestTime;
 use super::timer::VcpuTimer;
 use super::vapic::Vapic;
@@ -150,7 +149,7 @@ pub struct Vcpu<V: Vendor> {
     pub split_irqchip: bool,
     /// IA32_APIC_BASE, if userspace models the local APIC.
     pub user_apic_base: u64,
-    /// The host timer behind the local APIC's.
+    /// What is behind the local APIC's timer.
     pub timer: VcpuTimer,
     /// The guest's time stamp counter.
     pub time: GuestTime,
@@ -233,7 +232,7 @@ impl<V: Vendor> Vcpu<V> {
                 } else {
                     0
                 },
-            timer: timer::new(&shared)?,
+            timer: VcpuTimer::new(&shared)?,
             time: vm.clock.guest_time(),
             clock: VcpuClock::new(),
             wall_clock_pending: None,

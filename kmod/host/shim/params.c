@@ -21,6 +21,9 @@ module_param(pml, bool, 0444);
 static bool enable_apicv = true;
 module_param(enable_apicv, bool, 0444);
 
+static bool preemption_timer = true;
+module_param(preemption_timer, bool, 0444);
+
 /*
  * PAUSEs no more than ple_gap TSC ticks apart are one loop, and one that has
  * gone on for ple_window ticks ends the guest's run. No gap, no such exits.
@@ -79,10 +82,16 @@ bool iv_param_apicv(void)
 	return READ_ONCE(enable_apicv);
 }
 
-void iv_param_settle(bool has_pml, bool has_apicv)
+bool iv_param_preemption_timer(void)
+{
+	return READ_ONCE(preemption_timer);
+}
+
+void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer)
 {
 	WRITE_ONCE(pml, has_pml);
 	WRITE_ONCE(enable_apicv, has_apicv);
+	WRITE_ONCE(preemption_timer, has_preemption_timer);
 }
 
 unsigned int iv_param_ple_gap(void)

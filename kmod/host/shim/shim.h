@@ -59,7 +59,8 @@ bool iv_param_pml(void);
 unsigned int iv_param_ple_gap(void);
 unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
-void iv_param_settle(bool has_pml, bool has_apicv);
+bool iv_param_preemption_timer(void);
+void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer);
 
 /* segments.c */
 void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss);

@@ -12,6 +12,7 @@ use super::insn::InveptScope;
 use super::l1d::L1dFlush;
 use super::msrs::MsrBitmap;
 use super::msrs::Syscall;
+use super::run_timer;
 use super::vmcs::Active;
 use super::vpid::Vpids;
 use crate::host::cpu;
@@ -111,6 +112,8 @@ pub(super) struct Shared {
     pub(super) vpids: Vpids,
     /// The host's registers of SYSCALL.
     pub(super) syscall: Syscall,
+    /// Whether the preemption timer ends runs at deadlines.
+    pub(super) ends_runs_in_time: bool,
     /// How the first-level cache is kept from guests.
     pub(super) l1d: L1dFlush,
     /// Whether guests must not meet PEBS.
@@ -130,6 +133,10 @@ pub(super) fn shared() -> Option<&'static Shared> {
 pub(super) fn init() -> Result {
     let controls = controls()?;
     let apicv = params::apicv() && controls.has_virtual_x2apic();
+    let ends_runs_in_time = params::preemption_timer()
+        && controls.has_preemption_timer()
+        && cpu::tsc_khz() != 0
+        && !run_timer::has_wrong_rate(cpu::cpuid(1, 0).eax);
     SHARED.set(Shared {
         states: PerCpu::new()?,
         controls,
@@ -140,6 +147,7 @@ pub(super) fn init() -> Result {
         },
         vpids: Vpids::new()?,
         syscall: Syscall::read(),
+        ends_runs_in_time,
         l1d: L1dFlush::new()?,
         has_pebs: host_state::has_pebs(),
         has_tsc_aux: cpu::boot_cpu_has(cpu::Feature::RDTSCP)

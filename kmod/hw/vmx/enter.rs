@@ -52,6 +52,8 @@ bits! {
         FLUSH_L1D = 1 << 1;
         /// Refuse the entry: the VMCS is not the current one.
         REFUSE = 1 << 2;
+        /// Look at what the preemption timer is loaded with.
+        TIMER = 1 << 3;
     }
 }
 
@@ -143,7 +145,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if regs.rflags.0 & Rflags::IF.0 == 0 {
             self.closed_runs = self.closed_runs.wrapping_add(1);
             if self.closed_runs == setup::MOST_CLOSED_RUNS {
-                self.write_timer(0);
+                self.run_timer.close(true);
+                self.chores.set(Chores::TIMER, true);
             }
         }
         if self.chores != Chores(0) && !self.do_chores() {
@@ -177,8 +180,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
 
     /// What is asked for now and then. False when the guest is not to be
     /// entered.
-    #[cold]
+    #[inline(never)]
     fn do_chores(&mut self) -> bool {
+        if self.chores.has(Chores::TIMER) {
+            self.write_timer();
+        }
+        if self.chores == Chores::TIMER {
+            return true;
+        }
         if self.chores.has(Chores::FLUSH_TLB) {
             insn::invept(InveptScope::Single, self.eptp);
         }
@@ -193,16 +202,22 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline]
     pub(super) fn open(&mut self) {
         if self.closed_runs >= setup::MOST_CLOSED_RUNS {
-            self.write_timer(setup::longest_run(&self.shared().controls));
+            self.run_timer.close(false);
+            self.chores.set(Chores::TIMER, true);
         }
         self.closed_runs = 0;
     }
 
-    #[cold]
-    fn write_timer(&mut self, ticks: u32) {
-        if self.shared().controls.has_preemption_timer() {
-            self.write(guest::PREEMPTION_TIMER, ticks);
+    /// Has the next run end when it is to.
+    #[inline]
+    fn write_timer(&mut self) {
+        if let Some(counts) = self.run_timer.next(host_cpu::rdtsc()) {
+            // Without it there is no such field.
+            if self.shared().controls.has_preemption_timer() {
+                put(guest::PREEMPTION_TIMER, counts);
+            }
         }
+        self.chores.set(Chores::TIMER, !self.run_timer.is_settled());
     }
 
     /// What the guest is to have otherwise than it had at its last exit.
@@ -306,6 +321,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             return Exit::EntryFailed {
                 reason: u64::from(error),
             };
+        }
+        if reason == Reason::PREEMPTION_TIMER && self.run_timer.is_due(host_cpu::rdtsc()) {
+            return Exit::Deadline;
         }
         let exit = exit::decode(reason, &Current);
         match exit {

@@ -8,6 +8,7 @@ use super::controls::Primary;
 use super::controls::Secondary;
 use super::field::control;
 use super::field::guest;
+use super::run_timer::RunTimer;
 use super::state;
 use super::write_log;
 use super::Vmx;
@@ -75,11 +76,10 @@ impl Words {
     }
 }
 
-/// The longest run in ticks of the preemption timer.
-pub(super) fn longest_run(controls: &Controls) -> u32 {
-    let ticks = u64::from(host_cpu::tsc_khz()).wrapping_mul(LONGEST_RUN)
-        >> controls.preemption_timer_shift();
-    u32::try_from(ticks.max(1)).unwrap_or(u32::MAX)
+/// The preemption timer of a new VMCS.
+pub(super) fn run_timer(controls: &Controls) -> RunTimer {
+    let ticks = u64::from(host_cpu::tsc_khz()).wrapping_mul(LONGEST_RUN);
+    RunTimer::new(controls.preemption_timer_shift(), ticks)
 }
 
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
@@ -144,7 +144,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.write(control::ENCLS_EXITING, u64::MAX);
         }
         if controls.has_preemption_timer() {
-            self.write(guest::PREEMPTION_TIMER, longest_run(controls));
+            self.write(guest::PREEMPTION_TIMER, self.run_timer.written());
         }
     }
 

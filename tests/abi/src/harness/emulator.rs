@@ -16,7 +16,7 @@ struct Fault {
     tests: &'static [&'static str],
 }
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 6] = [
     Fault {
         // Not of a module that bounds a guest's time by the preemption timer.
         key: "interrupts-off",
@@ -56,6 +56,21 @@ const FAULTS: [Fault; 5] = [
             "injection/traps_by_events",
             "debug/injected_breakpoint",
             "debug/injected_breakpoint_beside_its_intercept",
+        ],
+    },
+    Fault {
+        // The kernel's as well.
+        key: "old-tsc",
+        what: "the kernel's own module finds out when a TSC deadline is over when it is armed, and does \
+               not look again when the TSC is written",
+        applies: || {
+            ["kvm_intel", "kvm_amd"]
+                .iter()
+                .any(|module| std::path::Path::new("/sys/module").join(module).exists())
+        },
+        tests: &[
+            "deadline/tsc_written_by_the_guest",
+            "deadline/tsc_written_by_userspace",
         ],
     },
     Fault {

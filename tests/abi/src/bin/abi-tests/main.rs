@@ -4,6 +4,7 @@
 
 mod caps;
 mod cpu;
+mod deadline;
 mod debug;
 mod dirty_log;
 mod emulate;
@@ -55,6 +56,7 @@ fn main() {
         eventfd::TESTS,
         event_races::TESTS,
         lapic::TESTS,
+        deadline::TESTS,
         pit::TESTS,
         smp::TESTS,
         split::TESTS,
