@@ -15,6 +15,7 @@ pub struct Row {
     pub vendor: Vendor,
     /// The processor's model, if not the usual one.
     pub model: Option<String>,
+    /// CPUs of the host under test.
     pub cpus: u32,
     pub memory_mib: u32,
     pub kvm: Kvm,
@@ -23,9 +24,12 @@ pub struct Row {
     pub root: bool,
     /// For a shell.
     pub command: String,
+    /// Left out where time is short.
+    pub long: bool,
 }
 
-/// Reads the table's rows; see the head of the file for its form.
+/// Reads the table's rows; see the head of the file for its form. A row that
+/// names several numbers of CPUs becomes one test for each.
 pub fn parse(text: &str) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -33,19 +37,21 @@ pub fn parse(text: &str) -> Result<Vec<Row>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let row = parse_row(line).with_context(|| format!("tests.table, line {}", index + 1))?;
-        ensure!(
-            rows.iter().all(|other| other.name != row.name),
-            "tests.table, line {}: there is another {}",
-            index + 1,
-            row.name
-        );
-        rows.push(row);
+        let at = || format!("tests.table, line {}", index + 1);
+        for row in parse_row(line).with_context(at)? {
+            ensure!(
+                rows.iter().all(|other| other.name != row.name),
+                "{}: there is another {}",
+                at(),
+                row.name
+            );
+            rows.push(row);
+        }
     }
     Ok(rows)
 }
 
-fn parse_row(line: &str) -> Result<Row> {
+fn parse_row(line: &str) -> Result<Vec<Row>> {
     let mut rest = line;
     let mut column = || {
         let (word, after) = rest
@@ -64,17 +70,30 @@ fn parse_row(line: &str) -> Result<Row> {
         Some(command) => (true, command.trim_start()),
         None => (false, rest),
     };
-    Ok(Row {
+    let mut cpus = cpus.split(',').map(str::parse::<u32>);
+    let first = Row {
         name: name.to_owned(),
         vendor: Vendor::from_str(vendor, false).map_err(anyhow::Error::msg)?,
         model,
-        cpus: cpus.parse().context("CPUs")?,
+        cpus: cpus.next().context("CPUs")?.context("CPUs")?,
         memory_mib: megabytes(memory).map_err(anyhow::Error::msg)?,
         kvm: Kvm::from_str(kvm, false).map_err(anyhow::Error::msg)?,
         limit: Duration::from_secs(limit.parse().context("limit")?),
         root,
         command: command.to_owned(),
-    })
+        long: false,
+    };
+    let mut rows = vec![first];
+    for cpus in cpus {
+        let cpus = cpus.context("CPUs")?;
+        rows.push(Row {
+            name: format!("{name}@{cpus}"),
+            cpus,
+            long: true,
+            ..rows[0].clone()
+        });
+    }
+    Ok(rows)
 }
 
 /// Reads a size of memory, as in 2G or 512M; returns MiB.
@@ -230,8 +249,13 @@ mod tests {
                 limit: Duration::from_secs(60),
                 root: false,
                 command: "test -c /dev/kvm".into(),
+                long: false,
             }]
         );
+        let rows = parse("a svm 1,2 1G ours 60 true").unwrap();
+        let of = |row: &Row| (row.name.clone(), row.cpus, row.long);
+        let made: Vec<_> = rows.iter().map(of).collect();
+        assert_eq!(made, [("a".into(), 1, false), ("a@2".into(), 2, true)]);
         let rows = parse("a vmx:corei7_skylake_x 2 1G ours 60 true").unwrap();
         assert_eq!(rows[0].vendor, Vendor::Vmx);
         assert_eq!(rows[0].model.as_deref(), Some("corei7_skylake_x"));
@@ -239,6 +263,7 @@ mod tests {
         assert!(rows[0].root);
         assert_eq!(rows[0].command, "ls");
         assert!(parse("a svm 2 1G ours").is_err());
+        assert!(parse("a svm 1,x 1G ours 60 true").is_err());
         assert!(parse("a power 2 1G ours 60 true").is_err());
         assert!(parse("a svm 1 1G ours 60 x\na svm 1 1G ours 60 y").is_err());
     }

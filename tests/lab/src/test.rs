@@ -4,7 +4,7 @@
 //!
 //! First what needs no host under test: the builds, the format, the lints,
 //! `cargo test`. Then the rows of `tests.table`, each on a host of its own; with
-//! `--long` those of `long.table`, too.
+//! `--long` also on hosts with other numbers of CPUs, and those of `long.table`.
 
 use crate::build::{captured, Builder, Module, Programs};
 use crate::host::{HostSpec, Input, Job, Keep, Outcome, Prepared};
@@ -31,7 +31,10 @@ pub fn all(place: &Place, filter: Option<&str>, long: bool) -> Result<i32> {
     }
     let rows = table::parse(&text)?;
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
-    let rows: VecDeque<Row> = rows.into_iter().filter(|row| wanted(&row.name)).collect();
+    let rows: VecDeque<Row> = rows
+        .into_iter()
+        .filter(|row| wanted(&row.name) && (long || !row.long))
+        .collect();
 
     let platform = setup(place)?;
     let builder = Builder::new(place, &platform)?;
