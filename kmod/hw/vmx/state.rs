@@ -17,6 +17,7 @@ use super::insn;
 use super::vmcs::Field;
 use super::Vmx;
 use crate::host::log::info_ratelimited;
+use crate::host::log::RateLimit;
 use crate::host::task::IrqOff;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
@@ -246,9 +247,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     }
 
     /// Writes the VMCS to the kernel log, unless VMX is off: then it is not the
-    /// VMCS that stands against running the guest.
+    /// VMCS that stands against running the guest. A client can make any number
+    /// of VMs that come here.
     pub(super) fn dump_to_log(&self) {
-        if !cpu::is_online(&IrqOff::new()) {
+        static LIMIT: RateLimit = RateLimit::new();
+        if !cpu::is_online(&IrqOff::new()) || !LIMIT.allows() {
             return;
         }
         let read = |operand| self.vmcs.with_current(|| insn::try_vmread(operand))?;
