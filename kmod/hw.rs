@@ -298,6 +298,16 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// Makes every access to an MSR exit, or only those that need to.
     fn intercept_all_msrs(&mut self, on: bool);
 
+    /// Whether a guest's TSC can run at another rate than the host's.
+    fn scales_tsc() -> bool {
+        false
+    }
+
+    /// Sets what the processor multiplies the TSC by for the guest, in parts of
+    /// [`Rate::ONE`](crate::pc::tsc::Rate::ONE), before it adds the offset. Not
+    /// [`Vendor::scales_tsc`]: only with that.
+    fn set_tsc_multiplier(&mut self, _multiplier: u64) {}
+
     /// Sets what the processor adds to the TSC for the guest.
     fn set_tsc_offset(&mut self, offset: u64);
 

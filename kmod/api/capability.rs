@@ -123,8 +123,12 @@ const TABLE: &[(u32, Answer)] = &[
     (uapi::KVM_CAP_ENABLE_CAP_VM, YES),
 ];
 
-/// The answer of `/dev/kvm`.
-pub fn value(number: u64) -> isize {
+/// The answer of `/dev/kvm` on processors of vendor `V`.
+pub fn value<V: Vendor>(number: u64) -> isize {
+    const TSC_CONTROL: [u32; 2] = [uapi::KVM_CAP_TSC_CONTROL, uapi::KVM_CAP_VM_TSC_CONTROL];
+    if TSC_CONTROL.iter().any(|cap| u64::from(*cap) == number) {
+        return isize::from(V::scales_tsc());
+    }
     let found = TABLE.iter().find(|(cap, _)| u64::from(*cap) == number);
     match found {
         Some((_, Value(value))) => *value,
@@ -135,7 +139,7 @@ pub fn value(number: u64) -> isize {
 
 /// The answer of a VM: some things depend on it.
 pub fn value_for_vm<V: Vendor>(_vm: &Vm<V>, number: u64) -> isize {
-    value(number)
+    value::<V>(number)
 }
 
 /// As many vCPUs as the host has CPUs.

@@ -25,7 +25,7 @@ impl<V: Vendor> DeviceFile for SystemFile<V> {
         ioctl_table! { cmd, arg;
             KVM_GET_API_VERSION => raw |arg| no_argument(arg, uapi::KVM_API_VERSION as isize);
             KVM_CREATE_VM => raw |kind| create_vm::<V>(kind);
-            KVM_CHECK_EXTENSION => raw |number: UserPtr| Ok(capability::value(number.addr()));
+            KVM_CHECK_EXTENSION => raw |number: UserPtr| Ok(capability::value::<V>(number.addr()));
             KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
             KVM_GET_SUPPORTED_CPUID => raw model::get_supported_cpuid;
             KVM_GET_EMULATED_CPUID => raw model::get_emulated_cpuid;

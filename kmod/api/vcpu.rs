@@ -117,7 +117,7 @@ impl<V: Vendor> Vcpu<V> {
             KVM_SET_VAPIC_ADDR => input |address| vcpu.set_vapic_address(address);
             KVM_X86_SETUP_MCE => input |capabilities| vcpu.setup_mce(capabilities);
             KVM_X86_SET_MCE => input |mce| vcpu.set_mce(mce);
-            KVM_SET_TSC_KHZ => raw |khz| vcpu.set_tsc_khz(khz);
+            KVM_SET_TSC_KHZ => raw |khz: UserPtr| vcpu.set_tsc_khz(khz.addr());
             KVM_GET_TSC_KHZ => raw |_| vcpu.get_tsc_khz();
             KVM_KVMCLOCK_CTRL => none || vcpu.clock_was_stopped();
             KVM_ENABLE_CAP => input |cap| vcpu.enable_capability(cap);

@@ -91,6 +91,7 @@ use crate::pc::regs::Dr6;
 use crate::pc::regs::Efer;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
+use crate::pc::tsc::Rate;
 use kernel::prelude::*;
 
 /// Offset of the task priority in the virtual-APIC page (SDM vol. 3, 30.1.1).
@@ -670,6 +671,20 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     #[inline]
     fn intercept_all_msrs(&mut self, on: bool) {
         self.words.primary.set(Primary::MSR_BITMAPS, !on);
+    }
+
+    fn scales_tsc() -> bool {
+        cpu::shared().is_some_and(|shared| shared.controls.has_tsc_scaling())
+    }
+
+    fn set_tsc_multiplier(&mut self, multiplier: u64) {
+        if !self.shared.controls.has_tsc_scaling() {
+            return;
+        }
+        let scaled = multiplier != Rate::ONE;
+        self.words.secondary.set(Secondary::TSC_SCALING, scaled);
+        self.write(control::TSC_MULTIPLIER, multiplier);
+        self.write(control::SECONDARY, self.words.secondary.0);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -120,26 +120,30 @@ struct Write {
     value: u64,
     offset: u64,
     at_ns: u64,
+    khz: u32,
 }
 
 impl WrittenTsc {
-    /// Userspace writes `value` when the host's TSC is `host_tsc`, its clock
-    /// `now_ns` and the guest's frequency `khz`: the offset of the vCPU's TSC.
-    pub fn write(&mut self, value: u64, host_tsc: u64, now_ns: u64, khz: u32) -> u64 {
+    /// Userspace writes `value` when the vCPU's TSC would be `plain` without an
+    /// offset, the host's clock is `now_ns` and the guest's frequency `khz`: the
+    /// offset of the vCPU's TSC.
+    pub fn write(&mut self, value: u64, plain: u64, now_ns: u64, khz: u32) -> u64 {
         if let Some(last) = self.last {
             let window = u64::from(khz).saturating_mul(SYNC_WINDOW_NS / NS_PER_MS);
             let recent = now_ns.wrapping_sub(last.at_ns) < SYNC_WINDOW_NS;
             // A value of 0 is what a vCPU gets when it is made, whenever.
             let close = value.abs_diff(last.value) < window;
-            if (recent && close) || (value == 0 && last.value == 0) {
+            let same = (recent && close) || (value == 0 && last.value == 0);
+            if same && khz == last.khz {
                 return last.offset;
             }
         }
-        let offset = value.wrapping_sub(host_tsc);
+        let offset = value.wrapping_sub(plain);
         self.last = Some(Write {
             value,
             offset,
             at_ns: now_ns,
+            khz,
         });
         offset
     }
@@ -209,6 +213,16 @@ mod tests {
         // A jump of the value within the second.
         let offset = written.write(50 * NS_PER_S, 6_000, 2 * NS_PER_S + 1, khz);
         assert_eq!(offset, 50 * NS_PER_S - 6_000);
+    }
+
+    #[test]
+    fn writes_at_different_rates_are_of_different_clocks() {
+        let mut written = WrittenTsc::default();
+        assert_eq!(written.write(0, 500, 0, 1_000_000), 500u64.wrapping_neg());
+        assert_eq!(
+            written.write(0, 1_200, 100, 2_000_000),
+            1_200u64.wrapping_neg()
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::pc::clock::Moment;
 use crate::pc::clock::Scale;
 use crate::pc::clock::WrittenTsc;
 use crate::pc::msr::Effect;
+use crate::pc::tsc::Rate;
 use crate::uapi;
 use crate::uapi::kvm_clock_data;
 use crate::uapi::kvm_steal_time;
@@ -33,6 +34,7 @@ use core::mem::offset_of;
 use core::mem::size_of;
 use core::pin::Pin;
 use core::sync::atomic::fence;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::new_mutex;
@@ -43,15 +45,14 @@ use kernel::sync::Mutex;
 pub const ADJUST_FLAGS: u32 =
     uapi::KVM_CLOCK_TSC_STABLE | uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC;
 
-/// Tolerance of a TSC frequency, in parts per million, that needs no scaling.
-const TSC_TOLERANCE_PPM: u64 = 250;
-
 /// The clocks that a VM's vCPUs share.
 pub struct VmClock {
     /// Added to the host's raw clock.
     offset: AtomicU64,
     wall_clock: AtomicU64,
     written: Pin<KBox<Mutex<WrittenTsc>>>,
+    /// Frequency of a new vCPU's TSC in kHz; 0 is the host's.
+    tsc_khz: AtomicU32,
 }
 
 impl VmClock {
@@ -69,6 +70,7 @@ impl VmClock {
                 new_mutex!(WrittenTsc::default(), "kvm tsc"),
                 GFP_KERNEL_ACCOUNT,
             )?,
+            tsc_khz: AtomicU32::new(0),
         })
     }
 
@@ -79,22 +81,28 @@ impl VmClock {
     }
 
     /// The TSC of a new vCPU: 0 when the VM's first one was made.
-    pub fn guest_time(&self) -> GuestTime {
-        GuestTime {
-            tsc_offset: self.offset_for_written_tsc(0),
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`, not for a frequency that has been set.
+    pub fn guest_time<V: Vendor>(&self) -> Result<GuestTime> {
+        let rate = rate::<V>(self.tsc_khz.load(Ordering::Relaxed).into())?;
+        Ok(GuestTime {
+            rate,
+            tsc_offset: self.offset_for_written_tsc(0, &rate),
             set_back: cpu::tsc_set_back(),
-            tsc_khz: cpu::tsc_khz(),
-        }
+        })
     }
 
     /// The offset of a vCPU's TSC that userspace sets to `value`.
-    pub fn offset_for_written_tsc(&self, value: u64) -> u64 {
+    pub fn offset_for_written_tsc(&self, value: u64, rate: &Rate) -> u64 {
         let (tsc, now) = (cpu::rdtsc_ordered(), time::monotonic_ns());
         // What was written before a suspend refers to a TSC that has gone on.
         let set_back = cpu::tsc_set_back();
-        let tsc = tsc.wrapping_add(set_back);
-        let offset = self.written.lock().write(value, tsc, now, cpu::tsc_khz());
-        offset.wrapping_add(set_back)
+        let plain = rate.of_host_tsc(tsc.wrapping_add(set_back));
+        let khz = rate.real_khz();
+        let offset = self.written.lock().write(value, plain, now, khz);
+        offset.wrapping_add(rate.of_host_tsc(set_back))
     }
 
     /// The value of MSR_KVM_WALL_CLOCK.
@@ -113,10 +121,10 @@ pub struct VcpuClock {
 }
 
 impl VcpuClock {
-    /// No records.
-    pub fn new() -> Self {
+    /// No records, for a TSC of this rate.
+    pub fn new(rate: &Rate) -> Self {
         Self {
-            scale: Scale::of_khz(cpu::tsc_khz()),
+            scale: Scale::of_khz(rate.real_khz()),
             stopped: false,
             run_delay: 0,
             steal_time: None,
@@ -124,38 +132,35 @@ impl VcpuClock {
     }
 }
 
-impl<V: Vendor> Vm<V> {
-    /// Whether a vCPU can have a TSC of `khz`: the processor does not scale it.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL`.
-    pub fn check_tsc_khz(&self, khz: u64) -> Result {
-        let host = u64::from(cpu::tsc_khz());
-        let tolerance = host * TSC_TOLERANCE_PPM / 1_000_000;
-        // 0 is the host's.
-        if khz == 0 || khz.abs_diff(host) <= tolerance {
-            return Ok(());
-        }
-        Err(EINVAL)
-    }
+/// A TSC of `khz`, of which 0 is the host's.
+///
+/// # Errors
+///
+/// `EINVAL` for another frequency where the processor does not scale the TSC,
+/// or not so far.
+fn rate<V: Vendor>(khz: u64) -> Result<Rate> {
+    Rate::new(khz, cpu::tsc_khz(), V::scales_tsc()).ok_or(EINVAL)
+}
 
+impl<V: Vendor> Vm<V> {
     /// KVM_SET_TSC_KHZ of a VM.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when there are vCPUs, or for a frequency other than the host's.
+    /// `EINVAL` when there are vCPUs, or for a frequency that cannot be.
     pub fn set_tsc_khz(&self, khz: u64) -> Result<isize> {
+        let rate = rate::<V>(khz)?;
         if self.vcpus.len() != 0 {
             return Err(EINVAL);
         }
-        self.check_tsc_khz(khz)?;
+        self.clock.tsc_khz.store(rate.khz(), Ordering::Relaxed);
         Ok(0)
     }
 
     /// KVM_GET_TSC_KHZ of a VM.
     pub fn get_tsc_khz(&self) -> Result<isize> {
-        Ok(cpu::tsc_khz() as isize)
+        let khz = self.clock.tsc_khz.load(Ordering::Relaxed);
+        Ok(rate::<V>(khz.into())?.khz() as isize)
     }
 
     /// KVM_GET_CLOCK.
@@ -232,6 +237,26 @@ impl<V: Vendor> Vm<V> {
 }
 
 impl<V: Vendor> Vcpu<V> {
+    /// KVM_SET_TSC_KHZ of a vCPU. Its TSC reads something else at once: VMMs write
+    /// it afterwards, and so the vCPUs of a VM stay in step.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a frequency that cannot be.
+    pub fn set_tsc_khz(&mut self, khz: u64) -> Result<isize> {
+        self.time.rate = rate::<V>(khz)?;
+        self.hw.set_tsc_multiplier(self.time.rate.multiplier());
+        self.clock.scale = Scale::of_khz(self.time.rate.real_khz());
+        self.tsc_changed();
+        self.shared.requests.add(Request::CLOCK);
+        Ok(0)
+    }
+
+    /// KVM_GET_TSC_KHZ of a vCPU.
+    pub fn get_tsc_khz(&self) -> Result<isize> {
+        Ok(self.time.rate.khz() as isize)
+    }
+
     /// An MSR of the clocks has been written.
     pub fn clock_changed(&mut self, effect: Effect) {
         match effect {
@@ -263,7 +288,9 @@ impl<V: Vendor> Vcpu<V> {
 
     #[cold]
     fn host_tsc_was_set_back(&mut self, set_back: u64) {
-        let ticks = set_back.wrapping_sub(self.time.set_back);
+        let rate = &self.time.rate;
+        let before = rate.of_host_tsc(self.time.set_back);
+        let ticks = rate.of_host_tsc(set_back).wrapping_sub(before);
         self.time.set_back = set_back;
         self.time.tsc_offset = self.time.tsc_offset.wrapping_add(ticks);
         self.hw.set_tsc_offset(self.time.tsc_offset);
@@ -284,7 +311,7 @@ impl<V: Vendor> Vcpu<V> {
         };
         let clocks = Clocks::read();
         let moment = Moment {
-            tsc: clocks.tsc.wrapping_add(self.time.tsc_offset),
+            tsc: self.time.tsc_at(clocks.tsc),
             system_time: self.vm.clock.system_time(&clocks),
             stable: clocks.from_tsc && cpu::tsc_stable(),
             stopped: core::mem::take(&mut self.clock.stopped),

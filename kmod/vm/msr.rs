@@ -188,7 +188,7 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
     }
 
     fn synchronize_tsc(&mut self, value: u64) {
-        self.time.tsc_offset = self.vm.clock.offset_for_written_tsc(value);
+        self.time.tsc_offset = self.vm.clock.offset_for_written_tsc(value, &self.time.rate);
         self.hw.set_tsc_offset(self.time.tsc_offset);
     }
 

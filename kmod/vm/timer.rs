@@ -118,12 +118,12 @@ impl VcpuTimer {
 /// Time as one vCPU sees it.
 #[derive(Clone, Copy)]
 pub struct GuestTime {
-    /// Added to the host's TSC.
+    /// How fast the guest's TSC is.
+    pub rate: tsc::Rate,
+    /// Added to the host's TSC at that rate.
     pub tsc_offset: u64,
     /// [`cpu::tsc_set_back`] when the offset was so.
     pub set_back: u64,
-    /// Frequency of the guest's TSC in kHz: the host's.
-    pub tsc_khz: u32,
 }
 
 impl lapic::Clock for GuestTime {
@@ -134,16 +134,23 @@ impl lapic::Clock for GuestTime {
 
     #[inline]
     fn guest_tsc(&self) -> u64 {
-        cpu::rdtsc_ordered().wrapping_add(self.tsc_offset)
+        self.tsc_at(cpu::rdtsc_ordered())
     }
 }
 
 impl GuestTime {
+    /// What the guest's TSC reads when the host's reads `host`.
+    #[inline]
+    pub fn tsc_at(&self, host: u64) -> u64 {
+        self.rate.of_host_tsc(host).wrapping_add(self.tsc_offset)
+    }
+
     /// When, in ns of the monotonic clock, the guest's TSC reads `deadline`.
     fn tsc_to_ns(&self, deadline: u64) -> u64 {
         use lapic::Clock;
         let ticks = deadline.saturating_sub(self.guest_tsc());
-        time::monotonic_ns().saturating_add(tsc::ns_of_ticks(ticks, self.tsc_khz))
+        let ns = tsc::ns_of_ticks(self.rate.host_ticks(ticks), cpu::tsc_khz());
+        time::monotonic_ns().saturating_add(ns)
     }
 
     /// What the host's TSC reads when the timer is to expire, if it is armed.
@@ -152,7 +159,8 @@ impl GuestTime {
         let ticks = match command {
             TimerCommand::Keep | TimerCommand::Cancel => return None,
             TimerCommand::ArmTsc { deadline } => {
-                deadline.saturating_sub(now.wrapping_add(self.tsc_offset))
+                let ticks = deadline.saturating_sub(self.tsc_at(now));
+                self.rate.host_ticks(ticks)
             }
             TimerCommand::ArmNs { deadline } => {
                 let ns = deadline.saturating_sub(time::monotonic_ns());

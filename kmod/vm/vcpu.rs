@@ -205,6 +205,7 @@ impl<V: Vendor> Vcpu<V> {
         if let Some(lapic) = &lapic {
             lapic.publish(&shared.apic);
         }
+        let time = vm.clock.guest_time::<V>()?;
         let mp_state = if lapic.is_none() || id == vm.boot_cpu() {
             MpState::Runnable
         } else {
@@ -233,8 +234,8 @@ impl<V: Vendor> Vcpu<V> {
                     0
                 },
             timer: VcpuTimer::new(&shared)?,
-            time: vm.clock.guest_time(),
-            clock: VcpuClock::new(),
+            clock: VcpuClock::new(&time.rate),
+            time,
             wall_clock_pending: None,
             steal_time_pending: None,
             pv_eoi: None,
@@ -259,6 +260,7 @@ impl<V: Vendor> Vcpu<V> {
         let mut vcpu = KBox::new(vcpu, GFP_KERNEL_ACCOUNT)?;
         let offset = vcpu.time.tsc_offset;
         vcpu.hw.set_tsc_offset(offset);
+        vcpu.hw.set_tsc_multiplier(time.rate.multiplier());
         let models_apic = vcpu.lapic.is_none();
         vcpu.hw.intercept_cr8_write(models_apic);
         vcpu.reset_registers();

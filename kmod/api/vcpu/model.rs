@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What processor the vCPU is: KVM_{GET,SET}_{CPUID2,MSRS,TSC_KHZ,LAPIC} and
+//! What processor the vCPU is: KVM_{GET,SET}_{CPUID2,MSRS,LAPIC} and
 //! their kin (KVM API document, 4.18 to 4.20, 4.55 to 4.58).
 
 use crate::api::list;
@@ -145,22 +145,6 @@ impl<V: Vendor> Vcpu<V> {
     /// `EINVAL` for more banks or other abilities than there are.
     pub fn setup_mce(&mut self, capabilities: &u64) -> Result {
         self.model.msrs.setup_mce(*capabilities).map_err(|_| EINVAL)
-    }
-
-    /// KVM_SET_TSC_KHZ of a vCPU.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL`: the processor cannot scale the TSC, and the frequency is not
-    /// the host's.
-    pub fn set_tsc_khz(&mut self, khz: UserPtr) -> Result<isize> {
-        self.vm.check_tsc_khz(khz.addr())?;
-        Ok(0)
-    }
-
-    /// KVM_GET_TSC_KHZ of a vCPU.
-    pub fn get_tsc_khz(&mut self) -> Result<isize> {
-        Ok(self.time.tsc_khz as isize)
     }
 
     /// KVM_ENABLE_CAP of a vCPU: none can be enabled.

@@ -71,6 +71,7 @@ const FAULTS: [Fault; 6] = [
         tests: &[
             "deadline/tsc_written_by_the_guest",
             "deadline/tsc_written_by_userspace",
+            "deadline/rate_changed_while_armed",
         ],
     },
     Fault {

@@ -28,6 +28,8 @@ pub const TESTS: &[Test] = &[
     test!("deadline", moves_to_another_vcpu),
     test!("deadline", beside_single_steps),
     test!("deadline", on_another_cpu),
+    test!("deadline", at_another_rate),
+    test!("deadline", rate_changed_while_armed),
     test!("deadline", host_timers),
 ];
 
@@ -437,6 +439,49 @@ fn beside_single_steps() -> Outcome {
         }
         ensure!(steps < 10_000_000, "no interrupt in {steps} steps");
     }
+    c.expect(1, deadline)
+}
+
+/// The guest's TSC is not as fast as the host's.
+fn at_another_rate() -> Outcome {
+    let mut c = Clocked::new()?;
+    if !c.d.machine.kvm.has(KVM_CAP_TSC_CONTROL) {
+        skip!("no KVM_CAP_TSC_CONTROL");
+    }
+    let host = c.khz;
+    let mut count = 0;
+    for (n, khz) in (1..).zip([host / 7, host - host / 1_000, host * 3, host * 17 + 1]) {
+        ioctl(&c.d.vcpu, KVM_SET_TSC_KHZ, khz)?;
+        // Until it is written it may be anything, also near its end.
+        c.d.vcpu.set_msr(MSR_TSC, n << 48)?;
+        c.khz = khz;
+        for (routine, us) in [(SPIN, 700), (SLEEP, 700), (EXIT, 3_500), (SPIN, 3_500)] {
+            let ticks = c.microseconds(us);
+            c.run(routine, ticks)?;
+            count += 1;
+            c.expect(count, c.d.vcpu.regs()?.r8)?;
+        }
+    }
+    Ok(())
+}
+
+/// A day ahead at one rate, and less than a second at another.
+fn rate_changed_while_armed() -> Outcome {
+    let mut c = Clocked::new()?;
+    if !c.d.machine.kvm.has(KVM_CAP_TSC_CONTROL) {
+        skip!("no KVM_CAP_TSC_CONTROL");
+    }
+    let slow = c.khz / 1_000;
+    let start = 1 << 48;
+    ioctl(&c.d.vcpu, KVM_SET_TSC_KHZ, slow)?;
+    c.d.vcpu.set_msr(MSR_TSC, start)?;
+    let deadline = start + 86_400_000 * slow;
+    c.d.wrmsr(MSR_TSC_DEADLINE, deadline)?;
+    c.khz = (c.khz * 10_000).min(0x7fff_fffe);
+    ioctl(&c.d.vcpu, KVM_SET_TSC_KHZ, c.khz)?;
+    // The change itself has moved the TSC.
+    c.d.vcpu.set_msr(MSR_TSC, start + 1)?;
+    c.run(WAIT, 0)?;
     c.expect(1, deadline)
 }
 

@@ -27,6 +27,7 @@ mod registers;
 mod smp;
 mod split;
 mod system;
+mod tsc;
 mod user_msr;
 mod vapic;
 mod vcpu;
@@ -62,6 +63,7 @@ fn main() {
         split::TESTS,
         debug::TESTS,
         pv::TESTS,
+        tsc::TESTS,
         user_msr::TESTS,
         vapic::TESTS,
     ]));
