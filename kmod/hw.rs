@@ -14,6 +14,7 @@ pub mod vmx;
 
 pub use self::exit::Event;
 pub use self::exit::Exit;
+pub use self::exit::Frequent;
 pub use self::exit::IoExit;
 pub use self::exit::NestedFault;
 pub use self::exit::RegisterAccess;
@@ -174,6 +175,10 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Runs the guest until it exits, after [`Vendor::load`] on this CPU.
     fn enter(&mut self, off: &IrqOff, regs: &mut Registers);
+
+    /// Why the last [`Vendor::enter`] returned, if that is one of the exits that
+    /// come most: [`Vendor::exit`] need not be called then.
+    fn frequent_exit(&self) -> Option<Frequent>;
 
     /// Why the last [`Vendor::enter`] returned. Called once after it.
     fn exit(&mut self, regs: &mut Registers) -> Exit;

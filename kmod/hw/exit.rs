@@ -72,6 +72,20 @@ pub enum Exit {
     },
 }
 
+/// The exits that come most and say all in their reason. They are looked for
+/// before an [`Exit`] is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Frequent {
+    /// [`Exit::Cpuid`].
+    Cpuid,
+    /// [`Exit::Hypercall`].
+    Hypercall,
+    /// [`Exit::ReadMsr`].
+    ReadMsr,
+    /// [`Exit::WriteMsr`].
+    WriteMsr,
+}
+
 /// An access to a control or debug register, as far as the processor tells it.
 #[derive(Clone, Copy, Debug)]
 pub enum RegisterAccess {

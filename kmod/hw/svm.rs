@@ -30,6 +30,7 @@ use self::vmcb::VmcbSegment;
 use super::nested;
 use super::Event;
 use super::Exit;
+use super::Frequent;
 use super::NestedConfig;
 use super::Registers;
 use super::Vendor;
@@ -401,6 +402,14 @@ impl Vendor for Svm {
         control.tlb_control = 0;
         control.event_inject = EventInfo(0);
         control.clean = self.features.clean_after_exit;
+    }
+
+    #[inline(always)]
+    fn frequent_exit(&self) -> Option<Frequent> {
+        if self.nmi.is_active() {
+            return None;
+        }
+        exit::frequent(&self.vmcb.control)
     }
 
     #[inline]

@@ -47,6 +47,7 @@ use self::enter::Entered;
 use self::event::ErrorCodes;
 use self::event::Injection;
 use self::event::Interruptibility;
+use self::exit::Reason;
 use self::field::control;
 use self::field::guest;
 use self::field::info;
@@ -63,6 +64,7 @@ use self::vpid::Vpid;
 use super::nested;
 use super::Event;
 use super::Exit;
+use super::Frequent;
 use super::NestedConfig;
 use super::Registers;
 use super::Vendor;
@@ -329,6 +331,17 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.run(off, regs);
     }
 
+    #[inline(always)]
+    fn frequent_exit(&self) -> Option<Frequent> {
+        match self.entered.reason {
+            Reason::CPUID => Some(Frequent::Cpuid),
+            Reason::VMCALL => Some(Frequent::Hypercall),
+            Reason::RDMSR => Some(Frequent::ReadMsr),
+            Reason::WRMSR => Some(Frequent::WriteMsr),
+            _ => None,
+        }
+    }
+
     #[inline]
     fn exit(&mut self, _regs: &mut Registers) -> Exit {
         self.decode_exit()
@@ -409,13 +422,13 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn interrupt_shadow(&self) -> bool {
         self.interruptibility()
             .any(Interruptibility::STI | Interruptibility::MOV_SS)
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_interrupt_shadow(&mut self, on: bool) {
         if self.interrupt_shadow() != on {
             self.change_shadow(on);

@@ -49,6 +49,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Reads the page of the local APIC: all ones but in xAPIC mode.
+    #[inline(always)]
     pub fn apic_page_read(&mut self, offset: u32, size: u8) -> u64 {
         match self.lapic.as_mut() {
             Some(lapic) if lapic.mode() == Mode::XApic => {

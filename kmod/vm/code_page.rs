@@ -50,7 +50,7 @@ struct Key {
 }
 
 impl Key {
-    #[inline]
+    #[inline(always)]
     fn of<V: Vendor>(hw: &V, gva: Gva) -> Self {
         Self {
             page: gva.page_base(),
@@ -90,7 +90,7 @@ pub struct CodePage {
 impl CodePage {
     /// The code at `gva`, up to the end of its page, if it is on this page and
     /// all of it is in memory.
-    #[inline]
+    #[inline(always)]
     pub fn fetch<V: Vendor, R: FlushRemote>(
         &self,
         hw: &V,

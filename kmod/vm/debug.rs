@@ -196,10 +196,16 @@ impl<V: Vendor> Vcpu<V> {
 
     /// After an instruction that was completed in software with TF set, or RF:
     /// the trap the processor would have taken.
+    #[inline]
     pub fn after_step(&mut self) -> Handled {
         if !self.regs.rflags.has(Rflags::TF) {
             return Ok(Step::Resume);
         }
+        self.trap_step()
+    }
+
+    #[cold]
+    fn trap_step(&mut self) -> Handled {
         if self.debug.user_steps() {
             return Ok(self.exit_debug(Vector::Debug, Dr6::BS.0));
         }

@@ -9,6 +9,7 @@ use super::vcpu::MpState;
 use super::vcpu::Vcpu;
 use crate::host::machine_check;
 use crate::hw::Exit;
+use crate::hw::Frequent;
 use crate::hw::Vendor;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
@@ -31,34 +32,45 @@ impl<V: Vendor> Vcpu<V> {
             Exit::ReadMsr => self.read_msr(context),
             Exit::WriteMsr => self.write_msr(context),
             Exit::Hypercall => self.hypercall(context),
+            Exit::NestedFault(fault) => self.nested_fault(fault, context),
+            Exit::Io(io) => self.port_io(io, context),
             other => self.handle_other(other, context),
         }
     }
 
-    /// As [`Vcpu::handle`] and [`Vcpu::settle`], for the way that is taken most:
-    /// what the commonest exits come to goes through no memory.
+    /// Answers the exit that the vendor has to tell, with interrupts off: what
+    /// that comes to, and the exit.
+    ///
+    /// The exits that come most are settled where they are handled, so that
+    /// what they come to goes through no memory.
     #[inline(always)]
-    pub fn handle_often(&mut self, exit: Exit, context: Context) -> Result<Step> {
-        match exit {
-            Exit::Cpuid => {
+    pub fn answer_exit(&mut self) -> (Result<Step>, Exit) {
+        let context = Context::Atomic;
+        match self.hw.frequent_exit() {
+            Some(Frequent::Cpuid) => {
                 let handled = self.cpuid(context);
-                self.settle(handled, context)
+                (self.settle(handled, context), Exit::Cpuid)
             }
-            Exit::ReadMsr => {
-                let handled = self.read_msr(context);
-                self.settle(handled, context)
-            }
-            Exit::WriteMsr => {
-                let handled = self.write_msr(context);
-                self.settle(handled, context)
-            }
-            Exit::Hypercall => {
+            Some(Frequent::Hypercall) => {
                 let handled = self.hypercall(context);
-                self.settle(handled, context)
+                (self.settle(handled, context), Exit::Hypercall)
             }
-            other => {
-                let handled = self.handle_other(other, context);
-                self.settle(handled, context)
+            Some(Frequent::ReadMsr) => {
+                let handled = self.read_msr(context);
+                (self.settle(handled, context), Exit::ReadMsr)
+            }
+            Some(Frequent::WriteMsr) => {
+                let handled = self.write_msr(context);
+                (self.settle(handled, context), Exit::WriteMsr)
+            }
+            None => {
+                let exit = self.hw.exit(&mut self.regs);
+                let handled = match exit {
+                    Exit::NestedFault(fault) => self.nested_fault(fault, context),
+                    Exit::Io(io) => self.port_io(io, context),
+                    other => self.handle_other(other, context),
+                };
+                (self.settle(handled, context), exit)
             }
         }
     }
@@ -66,9 +78,12 @@ impl<V: Vendor> Vcpu<V> {
     fn handle_other(&mut self, exit: Exit, context: Context) -> Handled {
         match exit {
             // Matched before.
-            Exit::Cpuid | Exit::ReadMsr | Exit::WriteMsr | Exit::Hypercall => Ok(Step::Resume),
-            Exit::NestedFault(fault) => self.nested_fault(fault, context),
-            Exit::Io(io) => self.port_io(io, context),
+            Exit::Cpuid
+            | Exit::ReadMsr
+            | Exit::WriteMsr
+            | Exit::Hypercall
+            | Exit::NestedFault(_)
+            | Exit::Io(_) => Ok(Step::Resume),
             Exit::HostInterrupt | Exit::HostNmi => Ok(Step::Leave),
             Exit::InterruptWindow => self.interrupt_window(),
             Exit::Deadline => {

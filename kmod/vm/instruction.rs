@@ -127,7 +127,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// Linear address of the instruction.
     #[inline]
-    fn linear_rip(&self) -> Gva {
+    pub fn linear_rip(&self) -> Gva {
         if self.is_64bit() {
             Gva(self.regs.rip)
         } else {
@@ -145,6 +145,7 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
+    #[inline(never)]
     fn decoded_length(&mut self, context: Context) -> Handled<u8> {
         let gva = self.linear_rip();
         let view = self.vm.memory.enter();
@@ -164,7 +165,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Decodes the exiting instruction, from `fetched` if that is enough of it.
-    #[inline]
+    #[inline(always)]
     pub fn decode(&mut self, fetched: Option<Fetched>, context: Context) -> Handled<Place> {
         let mode = self.mode();
         if let Some(Fetched { bytes, len }) = fetched {
@@ -175,6 +176,11 @@ impl<V: Vendor> Vcpu<V> {
                 Err(_) => return Err(Stop::Unhandleable),
             }
         }
+        self.fetch_and_decode(mode, context)
+    }
+
+    #[cold]
+    fn fetch_and_decode(&mut self, mode: CpuMode, context: Context) -> Handled<Place> {
         let Fetched { bytes, len } = self.fetch(context)?;
         self.decoded
             .find(self.regs.rip, bytes, len, mode)
@@ -183,7 +189,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// The exiting instruction's bytes, as far as they are on one page that is
     /// known.
-    #[inline]
+    #[inline(never)]
     pub fn fetch_known(&self) -> Option<Fetched> {
         let view = self.vm.memory.enter();
         self.code.fetch(&self.hw, self.linear_rip(), &view)

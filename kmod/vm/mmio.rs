@@ -78,16 +78,21 @@ pub struct Emulation {
 
 impl<V: Vendor> Vcpu<V> {
     /// A nested page fault.
-    #[inline]
+    #[inline(never)]
     pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
-        if context == Context::Sleepable {
+        let fetched = if context == Context::Sleepable {
             if let Some(step) = self.bring_in(fault)? {
                 return Ok(step);
             }
-        } else if self.vm.memory.enter().probe(fault.gpa, fault.write).is_ok() {
-            // The process's memory may have to be brought in.
-            return Err(Stop::Step(Step::Sleep));
-        }
+            self.fetch_known()
+        } else {
+            let view = self.vm.memory.enter();
+            if view.probe(fault.gpa, fault.write).is_ok() {
+                // The process's memory may have to be brought in.
+                return Err(Stop::Step(Step::Sleep));
+            }
+            self.code.fetch(&self.hw, self.linear_rip(), &view)
+        };
         if self.events.injected.is_some() {
             return Ok(self.delivery_failed(fault));
         }
@@ -97,7 +102,7 @@ impl<V: Vendor> Vcpu<V> {
         if matches!(self.pending, Pending::Emulation(_)) {
             return self.emulate(None, context);
         }
-        let place = self.decode(self.fetch_known(), context)?;
+        let place = self.decode(fetched, context)?;
         let insn = self.decoded.get(place);
         let gprs = &self.regs.gprs;
         let base = self.hw.segment_base(insn.memory.segment);
@@ -135,7 +140,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// A plain move between a register and a device: the processor has done
     /// everything but the access.
-    #[inline]
+    #[inline(always)]
     fn device_move(&mut self, access: SimpleMove, gpa: Gpa) -> Handled {
         if let Some(offset) = self.apic_offset(gpa) {
             return self.apic_move(&access, offset);
@@ -166,7 +171,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// A plain move from or to the page of the local APIC.
-    #[inline]
+    #[inline(always)]
     fn apic_move(&mut self, access: &SimpleMove, offset: u32) -> Handled {
         if access.write {
             let step = self.apic_page_write(offset, access.size, access.data as u32);

@@ -283,9 +283,8 @@ impl<V: Vendor> Vcpu<V> {
             if self.vapic.is_on() && !self.take_vapic() {
                 return (Step::Sleep, self.hw.exit(&mut self.regs));
             }
-            // Nothing between the two: they are one match for the compiler.
-            let exit = self.hw.exit(&mut self.regs);
-            match self.handle_often(exit, Context::Atomic) {
+            let (settled, exit) = self.answer_exit();
+            match settled {
                 // An event that was cut off goes before an interrupt of the host,
                 // which a guest that cuts it off again and again would keep out.
                 Ok(Step::Resume) if self.events.injected.is_some() => {

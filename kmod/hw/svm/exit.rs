@@ -6,6 +6,7 @@ use super::vmcb::Control;
 use super::vmcb::EventInfo;
 use crate::hw::Event;
 use crate::hw::Exit;
+use crate::hw::Frequent;
 use crate::hw::IoExit;
 use crate::hw::NestedFault;
 use crate::hw::RegisterAccess;
@@ -71,6 +72,18 @@ pub(super) fn decode(control: &Control, decode_assists: bool) -> Exit {
         code::VINTR => Exit::InterruptWindow,
         code::VMMCALL => Exit::Hypercall,
         other => rare(control, other, decode_assists),
+    }
+}
+
+/// The exit, if it is one of those that come most.
+#[inline]
+pub(super) fn frequent(control: &Control) -> Option<Frequent> {
+    match control.exit_code {
+        code::CPUID => Some(Frequent::Cpuid),
+        code::MSR if control.exit_info1 & 1 != 0 => Some(Frequent::WriteMsr),
+        code::MSR => Some(Frequent::ReadMsr),
+        code::VMMCALL => Some(Frequent::Hypercall),
+        _ => None,
     }
 }
 

@@ -230,10 +230,13 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.entered.rsp = rsp;
             put(guest::RSP, rsp);
         }
-        if regs.rflags.0 != self.entered.rflags {
+        let changed = regs.rflags.0 ^ self.entered.rflags;
+        if changed != 0 {
             self.entered.rflags = regs.rflags.0;
             put(guest::RFLAGS, regs.rflags.0);
-            self.flags_changed(regs.rflags);
+            if Rflags(changed).any(Rflags::IF | Rflags::TF) {
+                self.flags_changed(regs.rflags);
+            }
         }
         if self.words.primary != self.words.primary_written {
             self.words.primary_written = self.words.primary;
@@ -304,11 +307,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline]
     pub(super) fn decode_exit(&mut self) -> Exit {
         match self.entered.reason {
-            // The exits that come most.
-            Reason::CPUID => Exit::Cpuid,
-            Reason::RDMSR => Exit::ReadMsr,
-            Reason::WRMSR => Exit::WriteMsr,
-            Reason::VMCALL => Exit::Hypercall,
+            // Those that come most of what is not `Frequent`.
+            Reason::EPT_VIOLATION => exit::ept_violation(&Current),
+            Reason::IO => exit::io(Current.read_natural(info::QUALIFICATION)),
             Reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
             reason => self.decode_other(reason),
         }

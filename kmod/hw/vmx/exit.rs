@@ -165,7 +165,7 @@ const fn debug_register(qualification: u64) -> RegisterAccess {
 
 /// IN, INS, OUT, OUTS (table 28-5).
 #[inline]
-const fn io(qualification: u64) -> Exit {
+pub const fn io(qualification: u64) -> Exit {
     Exit::Io(IoExit {
         port: (qualification >> 16) as u16,
         // Encoded as one less.
@@ -198,8 +198,9 @@ impl EptViolation {
         Self(Self::READABLE.0 | Self::WRITABLE.0 | Self::EXECUTABLE.0 | Self::USER_EXECUTABLE.0);
 }
 
+/// An EPT violation (table 28-7).
 #[inline]
-fn ept_violation(fields: &impl ReadFields) -> Exit {
+pub fn ept_violation(fields: &impl ReadFields) -> Exit {
     let info = EptViolation(fields.read_natural(info::QUALIFICATION));
     Exit::NestedFault(NestedFault {
         gpa: Gpa(fields.read64(info::GUEST_PHYSICAL)),

@@ -49,19 +49,27 @@ const PENDING_STEP: u64 = 1 << 14;
 /// Access rights: the segment cannot be used.
 const UNUSABLE: u32 = 1 << 16;
 
-/// Where [`Cache::valid`] speaks of the interruptibility.
-const INTERRUPTIBILITY: u32 = 1 << 5;
+/// What of [`Cache`] is valid, where [`Cache::valid`] has the bits set.
+mod cached {
+    /// Access rights of CS and SS.
+    pub(super) const SEGMENTS: u8 = 1 << 0;
+    /// CR0, CR3 and CR4.
+    pub(super) const CONTROL_REGISTERS: u8 = 1 << 1;
+    /// The interruptibility.
+    pub(super) const INTERRUPTIBILITY: u8 = 1 << 2;
+}
 
-/// Fields that the way of an exit asks for more than once.
+/// Fields that the way of an exit asks for more than once. Those that are wanted
+/// together are read together.
 #[derive(Default)]
 pub(super) struct Cache {
-    valid: Cell<u32>,
-    cs_access: Cell<u64>,
-    ss_access: Cell<u64>,
+    valid: Cell<u8>,
+    cs_access: Cell<u32>,
+    ss_access: Cell<u32>,
     cr0: Cell<u64>,
     cr3: Cell<u64>,
     cr4: Cell<u64>,
-    interruptibility: Cell<u64>,
+    interruptibility: Cell<u32>,
 }
 
 impl Cache {
@@ -74,17 +82,18 @@ impl Cache {
     /// The guest has run, and this is its interruptibility.
     #[inline]
     pub(super) fn begin(&self, interruptibility: u32) {
-        self.interruptibility.set(u64::from(interruptibility));
-        self.valid.set(INTERRUPTIBILITY);
+        self.interruptibility.set(interruptibility);
+        self.valid.set(cached::INTERRUPTIBILITY);
     }
 
     #[inline]
-    fn get(&self, bit: u32, slot: &Cell<u64>, read: impl FnOnce() -> u64) -> u64 {
-        if self.valid.get() & bit == 0 {
-            slot.set(read());
-            self.valid.set(self.valid.get() | bit);
-        }
-        slot.get()
+    fn has(&self, part: u8) -> bool {
+        self.valid.get() & part != 0
+    }
+
+    #[inline]
+    fn note(&self, part: u8) {
+        self.valid.set(self.valid.get() | part);
     }
 }
 
@@ -101,28 +110,29 @@ pub(super) fn access_rights(which: SegReg, attributes: Attributes) -> u32 {
     rights
 }
 
-/// The fields of the VMCS that is current on this CPU, with interrupts off.
+/// The fields of the VMCS that is current on this CPU, with interrupts off; to be
+/// asked only for fields that the processor has.
 pub(super) struct Current;
 
 impl ReadFields for Current {
     #[inline]
     fn read16(&self, field: Field16) -> u16 {
-        insn::vmread(field.encoding()) as u16
+        insn::vmread_plain(field.encoding()) as u16
     }
 
     #[inline]
     fn read32(&self, field: Field32) -> u32 {
-        insn::vmread(field.encoding()) as u32
+        insn::vmread_plain(field.encoding()) as u32
     }
 
     #[inline]
     fn read64(&self, field: Field64) -> u64 {
-        insn::vmread(field.encoding())
+        insn::vmread_plain(field.encoding())
     }
 
     #[inline]
     fn read_natural(&self, field: FieldNatural) -> u64 {
-        insn::vmread(field.encoding())
+        insn::vmread_plain(field.encoding())
     }
 }
 
@@ -165,47 +175,83 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     pub(super) fn cs_access(&self) -> u32 {
-        let cache = &self.cache;
-        let read = || u64::from(self.read(guest::CS_ACCESS));
-        cache.get(1 << 0, &cache.cs_access, read) as u32
+        self.read_segments();
+        self.cache.cs_access.get()
     }
 
     #[inline]
     pub(super) fn ss_access(&self) -> u32 {
-        let cache = &self.cache;
-        let read = || u64::from(self.read(guest::SS_ACCESS));
-        cache.get(1 << 1, &cache.ss_access, read) as u32
+        self.read_segments();
+        self.cache.ss_access.get()
+    }
+
+    #[inline]
+    fn read_segments(&self) {
+        if !self.cache.has(cached::SEGMENTS) {
+            self.read_into_cache(|cache, fields| {
+                cache.cs_access.set(fields.read32(guest::CS_ACCESS));
+                cache.ss_access.set(fields.read32(guest::SS_ACCESS));
+                cache.note(cached::SEGMENTS);
+            });
+        }
     }
 
     #[inline]
     pub(super) fn real_cr0(&self) -> u64 {
-        let cache = &self.cache;
-        cache.get(1 << 2, &cache.cr0, || self.read(guest::CR0))
+        self.read_control_registers();
+        self.cache.cr0.get()
     }
 
     #[inline]
     pub(super) fn real_cr3(&self) -> u64 {
-        let cache = &self.cache;
-        cache.get(1 << 3, &cache.cr3, || self.read(guest::CR3))
+        self.read_control_registers();
+        self.cache.cr3.get()
     }
 
     #[inline]
     pub(super) fn real_cr4(&self) -> u64 {
-        let cache = &self.cache;
-        cache.get(1 << 4, &cache.cr4, || self.read(guest::CR4))
+        self.read_control_registers();
+        self.cache.cr4.get()
     }
 
     #[inline]
+    fn read_control_registers(&self) {
+        if !self.cache.has(cached::CONTROL_REGISTERS) {
+            self.read_into_cache(|cache, fields| {
+                cache.cr0.set(fields.read_natural(guest::CR0));
+                cache.cr3.set(fields.read_natural(guest::CR3));
+                cache.cr4.set(fields.read_natural(guest::CR4));
+                cache.note(cached::CONTROL_REGISTERS);
+            });
+        }
+    }
+
+    #[inline(always)]
     pub(super) fn interruptibility(&self) -> Interruptibility {
-        let cache = &self.cache;
-        let read = || u64::from(self.read(guest::INTERRUPTIBILITY));
-        Interruptibility(cache.get(INTERRUPTIBILITY, &cache.interruptibility, read) as u32)
+        if !self.cache.has(cached::INTERRUPTIBILITY) {
+            self.read_into_cache(|cache, fields| {
+                let state = fields.read32(guest::INTERRUPTIBILITY);
+                cache.interruptibility.set(state);
+                cache.note(cached::INTERRUPTIBILITY);
+            });
+        }
+        Interruptibility(self.cache.interruptibility.get())
+    }
+
+    /// Reads fields into the cache. When VMX is off they are what they were.
+    #[inline(never)]
+    fn read_into_cache(&self, read: impl FnOnce(&Cache, &Current)) {
+        if self.in_use {
+            read(&self.cache, &Current);
+        } else {
+            let _ = self.vmcs.with_current(|| read(&self.cache, &Current));
+        }
     }
 
     pub(super) fn write_interruptibility(&self, state: Interruptibility) {
         if state != self.interruptibility() {
             self.write(guest::INTERRUPTIBILITY, state.0);
-            self.cache.interruptibility.set(u64::from(state.0));
+            self.cache.interruptibility.set(state.0);
         }
     }
 

@@ -69,7 +69,7 @@ pub fn operand_page_offset(insn: &Insn, gprs: &Gprs, rip: u64, base: u64) -> u64
 /// [`SimpleMove::finish_read`]; then the caller moves
 /// RIP by the instruction's length and does what follows a completed
 /// instruction.
-#[inline]
+#[inline(always)]
 pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<SimpleMove> {
     if insn.encoding != Encoding::Legacy || !insn.has_modrm() || insn.modrm.is_register() {
         return None;
@@ -111,7 +111,7 @@ pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<Sim
 
 impl SimpleMove {
     /// Puts what the read gave where the instruction wants it.
-    #[inline]
+    #[inline(always)]
     pub fn finish_read(&self, gprs: &mut Gprs, data: u64) {
         let to = &self.to;
         let value = if to.sign_extend {
