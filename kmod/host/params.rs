@@ -45,6 +45,31 @@ pub fn preemption_timer() -> bool {
     unsafe { bindings::iv_param_preemption_timer() }
 }
 
+/// After how many PAUSEs a guest's run ends.
+#[derive(Clone, Copy, Default)]
+pub struct PauseFilter {
+    /// So many (`pause_filter_count`, 3000). 0: they are not counted.
+    pub count: u16,
+    /// Only those that are at most so many ticks of the TSC apart
+    /// (`pause_filter_thresh`, 128), if not 0.
+    pub threshold: u16,
+}
+
+/// The parameters of SVM's PAUSE filter, which has 16 bits for each.
+pub fn pause_filter() -> PauseFilter {
+    // SAFETY: Reads variables.
+    let (count, threshold) = unsafe {
+        (
+            bindings::iv_param_pause_filter_count(),
+            bindings::iv_param_pause_filter_thresh(),
+        )
+    };
+    PauseFilter {
+        count: u16::try_from(count).unwrap_or(u16::MAX),
+        threshold: u16::try_from(threshold).unwrap_or(u16::MAX),
+    }
+}
+
 /// What came of the parameters that ask something of the processor.
 #[derive(Default)]
 pub struct Settled {
@@ -54,6 +79,8 @@ pub struct Settled {
     pub apicv: bool,
     /// [`preemption_timer`], and the processor can be relied on.
     pub preemption_timer: bool,
+    /// Both 0 where the processor does not count PAUSEs.
+    pub pause_filter: PauseFilter,
 }
 
 /// Has these parameters read as what came of them.
@@ -61,6 +88,8 @@ pub fn settle(settled: &Settled) {
     // SAFETY: Writes variables.
     unsafe {
         bindings::iv_param_settle(settled.pml, settled.apicv, settled.preemption_timer);
+        let PauseFilter { count, threshold } = settled.pause_filter;
+        bindings::iv_param_settle_pause_filter(count.into(), threshold.into());
     }
 }
 

@@ -43,6 +43,7 @@ use crate::host::cpu::CpuHooks;
 use crate::host::cpu::Extension;
 use crate::host::page_box::PageBox;
 use crate::host::page_box::PageData;
+use crate::host::params::Settled;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::cpuid::Feature;
@@ -111,6 +112,14 @@ impl Svm {
             .with(Intercepts3::IOIO)
             .with(Intercepts3::MSR)
             .with(Intercepts3::SHUTDOWN);
+        // Many in a row only (APM vol. 2, 15.14.4): the guest waits for another
+        // vCPU.
+        let filter = self.features.pause_filter;
+        control
+            .intercepts3
+            .set(Intercepts3::PAUSE, filter.count != 0);
+        control.pause_filter_count = filter.count;
+        control.pause_filter_threshold = filter.threshold;
         control.intercepts4 = Intercepts4::VMRUN
             .with(Intercepts4::VMMCALL)
             .with(Intercepts4::VMLOAD)
@@ -309,6 +318,13 @@ impl Vendor for Svm {
         unsafe {
             cpu::exit();
             permission::exit();
+        }
+    }
+
+    fn settled() -> Settled {
+        Settled {
+            pause_filter: Features::of_this_cpu().pause_filter,
+            ..Settled::default()
         }
     }
 

@@ -206,6 +206,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             pml: Self::nested_config().logs_writes,
             apicv: cpu::shared().is_some_and(|shared| shared.apicv_bitmap.is_some()),
             preemption_timer: cpu::shared().is_some_and(|shared| shared.ends_runs_in_time),
+            ..Settled::default()
         }
     }
 

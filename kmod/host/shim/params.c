@@ -34,6 +34,17 @@ module_param(ple_gap, uint, 0444);
 static unsigned int ple_window = 4096;
 module_param(ple_window, uint, 0444);
 
+/*
+ * The same on SVM: so many PAUSEs, each no more than so many ticks behind the
+ * one before it. Both read 0 where the processor does not count them, and the
+ * second where it does not look at the time.
+ */
+static unsigned int pause_filter_count = 3000;
+module_param(pause_filter_count, uint, 0444);
+
+static unsigned int pause_filter_thresh = 128;
+module_param(pause_filter_thresh, uint, 0444);
+
 /* What the module does, for programs that look. A value given is ignored. */
 static int iv_set_fixed(const char *value, const struct kernel_param *kp)
 {
@@ -92,6 +103,22 @@ void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer)
 	WRITE_ONCE(pml, has_pml);
 	WRITE_ONCE(enable_apicv, has_apicv);
 	WRITE_ONCE(preemption_timer, has_preemption_timer);
+}
+
+unsigned int iv_param_pause_filter_count(void)
+{
+	return READ_ONCE(pause_filter_count);
+}
+
+unsigned int iv_param_pause_filter_thresh(void)
+{
+	return READ_ONCE(pause_filter_thresh);
+}
+
+void iv_param_settle_pause_filter(unsigned int count, unsigned int thresh)
+{
+	WRITE_ONCE(pause_filter_count, count);
+	WRITE_ONCE(pause_filter_thresh, thresh);
 }
 
 unsigned int iv_param_ple_gap(void)

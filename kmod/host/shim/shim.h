@@ -56,10 +56,13 @@ struct page *iv_get_page(const void *address);
 bool iv_param_apicv(void);
 bool iv_param_ignore_msrs(void);
 bool iv_param_pml(void);
+unsigned int iv_param_pause_filter_count(void);
+unsigned int iv_param_pause_filter_thresh(void);
 unsigned int iv_param_ple_gap(void);
 unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
 bool iv_param_preemption_timer(void);
+void iv_param_settle_pause_filter(unsigned int count, unsigned int thresh);
 void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer);
 
 /* segments.c */

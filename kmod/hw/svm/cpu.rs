@@ -9,6 +9,8 @@ use crate::host::cpu;
 use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
 use crate::host::page::HostPage;
+use crate::host::params;
+use crate::host::params::PauseFilter;
 use crate::host::task::IrqOff;
 use crate::pc::addr::Hpa;
 use crate::uapi::errno;
@@ -35,6 +37,8 @@ mod edx {
     pub(super) const VMCB_CLEAN: u32 = 1 << 5;
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
+    pub(super) const PAUSE_FILTER: u32 = 1 << 10;
+    pub(super) const PAUSE_THRESHOLD: u32 = 1 << 12;
 }
 
 fn not_supported() -> Error {
@@ -47,6 +51,8 @@ pub(super) struct Features {
     pub(super) next_rip_save: bool,
     pub(super) decode_assists: bool,
     pub(super) flush_by_asid: bool,
+    /// Which PAUSEs of a guest end its run.
+    pub(super) pause_filter: PauseFilter,
     /// Clean bits to set after an exit: all, or none where there are none.
     pub(super) clean_after_exit: Clean,
 }
@@ -58,12 +64,29 @@ impl Features {
             next_rip_save: edx & edx::NRIP_SAVE != 0,
             decode_assists: edx & edx::DECODE_ASSISTS != 0,
             flush_by_asid: edx & edx::FLUSH_BY_ASID != 0,
+            pause_filter: pause_filter(edx),
             clean_after_exit: if edx & edx::VMCB_CLEAN != 0 {
                 Clean::ALL
             } else {
                 Clean::NONE
             },
         }
+    }
+}
+
+/// The PAUSE filter as asked for, as far as the processor has it.
+fn pause_filter(edx: u32) -> PauseFilter {
+    let asked = params::pause_filter();
+    if edx & edx::PAUSE_FILTER == 0 || asked.count == 0 {
+        return PauseFilter::default();
+    }
+    PauseFilter {
+        threshold: if edx & edx::PAUSE_THRESHOLD != 0 {
+            asked.threshold
+        } else {
+            0
+        },
+        ..asked
     }
 }
 
