@@ -152,6 +152,17 @@ impl<F: Format> NestedTable<F> {
         }
     }
 
+    /// Locks the structure, with other readers, if nobody changes it. With
+    /// interrupts off this is the only way: who holds the lock for writing waits
+    /// for every CPU to flush its TLB.
+    #[inline]
+    pub fn try_read(&self) -> Option<Reader<'_, F>> {
+        Some(Reader {
+            guard: self.lock.try_read()?,
+            table: self,
+        })
+    }
+
     /// Locks the structure, alone.
     #[inline]
     pub fn write(&self) -> Writer<'_, F> {

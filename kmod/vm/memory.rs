@@ -28,6 +28,7 @@ use crate::hw::nested::Level;
 use crate::hw::nested::Mapped;
 use crate::hw::nested::NestedTable;
 use crate::hw::NestedConfig;
+use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
 use crate::pc::nested::invalidation::Invalidations;
 use crate::pc::slots::Limits;
@@ -204,6 +205,21 @@ pub struct VcpuMmu {
     tables: TableCache,
     /// Index of the slot of the last fault.
     hint: usize,
+    /// A frame that had no memory when the slots had this generation.
+    device: (Gfn, u64),
+    left: Left,
+}
+
+/// What [`View::try_fault`] leaves to [`View::fault`].
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Left {
+    /// Whatever there is to do.
+    #[default]
+    All,
+    /// The process has nothing mapped at this frame yet.
+    Absent(Gfn),
+    /// TLBs are to be flushed, too.
+    Flush,
 }
 
 impl VcpuMmu {
@@ -212,6 +228,8 @@ impl VcpuMmu {
         Self {
             tables: TableCache::new(),
             hint: 0,
+            device: (Gfn(0), 0),
+            left: Left::All,
         }
     }
 }

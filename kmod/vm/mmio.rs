@@ -80,18 +80,27 @@ impl<V: Vendor> Vcpu<V> {
     /// A nested page fault.
     #[inline(never)]
     pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
+        let access = if fault.write {
+            NestedAccess::Write
+        } else if fault.fetch {
+            NestedAccess::Fetch
+        } else {
+            NestedAccess::Read
+        };
         let fetched = if context == Context::Sleepable {
-            if let Some(step) = self.bring_in(fault)? {
+            if let Some(step) = self.bring_in(fault, access)? {
                 return Ok(step);
             }
             self.fetch_known()
         } else {
             let view = self.vm.memory.enter();
-            if view.probe(fault.gpa, fault.write).is_ok() {
-                // The process's memory may have to be brought in.
-                return Err(Stop::Step(Step::Sleep));
+            match view.try_fault(fault.gpa, access, fault.present, &mut self.mmu) {
+                Some(Fault::Resume) => return Ok(Step::Resume),
+                Some(Fault::Mmio | Fault::ReadOnly) => {
+                    self.code.fetch(&self.hw, self.linear_rip(), &view)
+                }
+                _ => return Err(Stop::Step(Step::Sleep)),
             }
-            self.code.fetch(&self.hw, self.linear_rip(), &view)
         };
         if self.events.injected.is_some() {
             return Ok(self.delivery_failed(fault));
@@ -221,15 +230,9 @@ impl<V: Vendor> Vcpu<V> {
         );
     }
 
-    /// Maps guest memory; `None` if there is none at that address.
-    fn bring_in(&mut self, fault: NestedFault) -> Handled<Option<Step>> {
-        let access = if fault.write {
-            NestedAccess::Write
-        } else if fault.fetch {
-            NestedAccess::Fetch
-        } else {
-            NestedAccess::Read
-        };
+    /// Maps guest memory, where that may sleep; `None` if there is none at that
+    /// address.
+    fn bring_in(&mut self, fault: NestedFault, access: NestedAccess) -> Handled<Option<Step>> {
         let view = self.vm.memory.enter();
         match view.fault(fault.gpa, access, fault.present, &mut self.mmu) {
             Fault::Resume => Ok(Some(Step::Leave)),

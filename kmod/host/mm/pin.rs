@@ -12,11 +12,20 @@
 //! refused with [`PinError::Fault`].
 
 use crate::host::bindings;
+use crate::host::task::IrqOff;
 use crate::pc::addr::Hpa;
 use crate::pc::addr::Hva;
+use crate::pc::addr::PAGE_SHIFT;
 use crate::pc::nested::Level;
 use core::ptr;
 use core::ptr::NonNull;
+
+// What `iv_host_page` says below the address.
+const ASK: u64 = 1;
+const LOW_BITS: u64 = 0xfff;
+const SHIFT: u64 = 0x3f;
+const WRITABLE: u64 = 0x40;
+const DIRTY: u64 = 0x80;
 
 /// Why there is no page. `EFAULT`, `EHWPOISON` and `EINTR` of `get_user_pages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +72,45 @@ impl Drop for Pinned {
 }
 
 /// A page that the process's page table had when it was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Physical address of the page.
-    pub hpa: Hpa,
-    /// How much of the process's memory around it is in one piece with it.
-    pub size: Level,
-    /// The process may write it.
-    pub writable: bool,
-}
+///
+/// # Invariants
+///
+/// The word is what `iv_host_page` gives for plain memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Found(u64);
 
 impl Found {
+    /// A page that was not looked up, but pinned: `size` around it is in one
+    /// piece with it.
+    pub fn pinned(page: &Pinned, size: Level) -> Self {
+        let writable = if page.is_writable() { WRITABLE } else { 0 };
+        let shift = u64::from(PAGE_SHIFT.wrapping_add(size.order()));
+        // INVARIANT: The same bits.
+        Self(page.hpa().0 | shift | writable)
+    }
+
+    /// Physical address of the page.
+    #[inline]
+    pub const fn hpa(self) -> Hpa {
+        Hpa(self.0 & !LOW_BITS)
+    }
+
+    /// How much of the process's memory around it is in one piece with it.
+    #[inline]
+    pub const fn size(self) -> Level {
+        match self.0 & SHIFT {
+            30 => Level::Size1G,
+            21 => Level::Size2M,
+            _ => Level::Size4K,
+        }
+    }
+
+    /// The process may write it.
+    #[inline]
+    pub const fn is_writable(self) -> bool {
+        self.0 & WRITABLE != 0
+    }
+
     /// Notes that a guest can write the page from now on.
     ///
     /// # Safety
@@ -82,13 +119,18 @@ impl Found {
     /// the notifier would take the page away, and it has nothing to report.
     #[inline]
     pub unsafe fn mark_dirty(self) {
+        // The kernel looks at the entry's own flag before it forgets the entry,
+        // and takes the flag back only with a report to the notifier.
+        if self.0 & DIRTY != 0 {
+            return;
+        }
         // SAFETY: By the contract memory in use, so it has a `struct page`.
-        unsafe { bindings::iv_page_dirty(self.hpa.0) };
+        unsafe { bindings::iv_page_dirty(self.hpa().0) };
     }
 }
 
 /// What a look at the process's page table says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// Memory that may be used.
     Found(Found),
@@ -104,19 +146,14 @@ pub enum Look {
 /// What is found may be gone before this returns: read the invalidation
 /// sequence first, check it afterwards under the lock.
 #[inline]
-pub fn look(hva: Hva, write: bool) -> Look {
-    let mut hpa = 0;
-    let mut writable = false;
+pub fn look(_off: &IrqOff, hva: Hva, write: bool) -> Look {
     // SAFETY: Walks the calling task's own tables with interrupts off.
-    let shift = unsafe { bindings::iv_host_page(hva.0 as usize, write, &mut hpa, &mut writable) };
-    match level_of_shift(shift) {
-        Some(size) => Look::Found(Found {
-            hpa: Hpa(hpa),
-            size,
-            writable,
-        }),
-        None if shift == 0 => Look::Absent,
-        None => Look::Ask,
+    let entry = unsafe { bindings::iv_host_page(hva.0 as usize, write) };
+    match entry {
+        0 => Look::Absent,
+        ASK => Look::Ask,
+        // INVARIANT: Plain memory.
+        word => Look::Found(Found(word)),
     }
 }
 
@@ -195,7 +232,7 @@ fn pin_error(error: i32) -> PinError {
 /// True only as long as the notifier has not reported a change, so: read the
 /// invalidation sequence first, check it under the lock afterwards.
 #[inline]
-pub fn host_level(hva: Hva) -> Option<Level> {
+pub fn host_level(_off: &IrqOff, hva: Hva) -> Option<Level> {
     // SAFETY: Walks the calling task's own tables with interrupts off.
     level_of_shift(unsafe { bindings::iv_host_mapping_shift(hva.0 as usize) })
 }

@@ -44,6 +44,15 @@ impl<T> RwLock<T> {
         ReadGuard(self, PhantomData)
     }
 
+    /// Locks for reading if that needs no waiting. For those who must not wait
+    /// for a writer, as with interrupts off for one that sends interrupts.
+    #[inline]
+    pub fn try_read(&self) -> Option<ReadGuard<'_, T>> {
+        // SAFETY: Initialised by `new`.
+        unsafe { bindings::iv_read_trylock(self.lock.get()) }
+            .then_some(ReadGuard(self, PhantomData))
+    }
+
     /// Locks for writing, alone.
     #[inline]
     pub fn write(&self) -> WriteGuard<'_, T> {

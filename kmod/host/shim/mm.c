@@ -58,6 +58,11 @@ void iv_read_lock(rwlock_t *lock)
 	read_lock(lock);
 }
 
+bool iv_read_trylock(rwlock_t *lock)
+{
+	return read_trylock(lock);
+}
+
 void iv_read_unlock(rwlock_t *lock)
 {
 	read_unlock(lock);
@@ -166,116 +171,114 @@ static bool iv_is_plain(struct page *page)
 	       folio_test_hugetlb(folio);
 }
 
-/* There is a page, but it is not for us to take. */
-#define IV_ASK 1
-
-static unsigned int iv_host_leaf(struct page *page, unsigned long hva,
-				 unsigned int shift, u64 *phys)
+/* The entry for hva in the table that an entry above points to. */
+static __always_inline u64 iv_entry_below(u64 above, unsigned long hva,
+					  unsigned int shift)
 {
-	if (!iv_is_plain(page))
-		return IV_ASK;
-	*phys = page_to_phys(page) | (hva & (BIT(shift) - 1) & PAGE_MASK);
-	return shift;
+	const u64 *table = __va(above & PTE_PFN_MASK);
+
+	return READ_ONCE(table[(hva >> shift) & (PTRS_PER_PTE - 1)]);
 }
 
 /*
- * Where the walk of the process's page table for hva ends: PUD_SHIFT or
- * PMD_SHIFT at a leaf, which is then in *pud or *pmd; PAGE_SHIFT at the page
- * table that *pmd refers to; 0 where nothing is mapped. Interrupts are off, which
- * keeps the tables from being freed under the walk.
+ * The entry of the process's page table that refers to what maps hva in parts of
+ * PUD_SIZE; one that is not present where nothing is mapped. Interrupts are off,
+ * which keeps the tables from being freed under the walk.
+ *
+ * Entries are taken as they are in memory. The kernel's accessors differ only
+ * where it is itself a guest of the kind whose hypervisor owns the tables, and
+ * there are no guests.
  */
-static __always_inline unsigned int iv_host_walk(unsigned long hva, pud_t *pud,
-						 pmd_t *pmd)
+static __always_inline u64 iv_host_pud(unsigned long hva)
 {
-	pgd_t pgd = READ_ONCE(*pgd_offset(current->mm, hva));
-	p4d_t p4d;
+	const u64 *root = (const u64 *)current->mm->pgd;
+	u64 entry = READ_ONCE(root[pgd_index(hva)]);
 
-	if (pgd_none(pgd))
+	if (pgtable_l5_enabled() && (entry & _PAGE_PRESENT))
+		entry = iv_entry_below(entry, hva, P4D_SHIFT);
+	if (!(entry & _PAGE_PRESENT))
 		return 0;
-	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
-	if (p4d_none(p4d) || !p4d_present(p4d))
-		return 0;
-	*pud = READ_ONCE(*pud_offset(&p4d, hva));
-	if (!pud_present(*pud))
-		return 0;
-	if (pud_leaf(*pud))
-		return PUD_SHIFT;
-	*pmd = READ_ONCE(*pmd_offset(pud, hva));
-	if (!pmd_present(*pmd))
-		return 0;
-	return pmd_leaf(*pmd) ? PMD_SHIFT : PAGE_SHIFT;
+	return iv_entry_below(entry, hva, PUD_SHIFT);
+}
+
+/* The answer of iv_host_page() with the process's protection keys heeded. */
+static noinline u64 iv_heed_key(u64 answer, u64 entry, bool write)
+{
+	u16 key = pte_flags_pkey(entry);
+
+	if (!__pkru_allows_pkey(key, write))
+		return IV_NOTHING;
+	if (!__pkru_allows_pkey(key, true))
+		answer &= ~(u64)IV_WRITABLE;
+	return answer;
+}
+
+/* The answer of iv_host_page() for an entry that is present. */
+static __always_inline u64 iv_host_leaf(u64 entry, unsigned long hva,
+					unsigned int shift, bool write)
+{
+	u64 need = _PAGE_USER | (write ? _PAGE_RW : 0);
+	u64 start = entry & PTE_PFN_MASK & -BIT_ULL(shift);
+	u64 answer = start | (hva & (BIT(shift) - 1) & PAGE_MASK) | shift;
+
+	if ((entry & need) != need)
+		return IV_NOTHING;
+	if ((entry & _PAGE_SPECIAL) || !iv_is_plain(phys_to_page(start)))
+		return IV_ASK;
+	if (entry & _PAGE_RW)
+		answer |= IV_WRITABLE;
+	if (entry & _PAGE_DIRTY)
+		answer |= IV_DIRTY;
+	if (cpu_feature_enabled(X86_FEATURE_OSPKE))
+		return iv_heed_key(answer, entry, write);
+	return answer;
 }
 
 /*
- * What the process's page table maps at hva, without a reference: log2 of the
- * bytes of the entry (12, 21 or 30), the physical address of hva's page and
- * whether the entry lets the process write. 0 if there is nothing, or not for
- * this access; IV_ASK if there is, but not plain memory.
+ * What the process's page table maps at hva, without a reference: the physical
+ * address of hva's page, and below PAGE_SHIFT log2 of the bytes of the entry (12,
+ * 21 or 30) and IV_WRITABLE, IV_DIRTY: whether the entry lets the process write,
+ * and says that it was written. IV_NOTHING, or nothing for this access; IV_ASK
+ * if there is a page, but not plain memory. Interrupts are off.
  *
  * That the answer is still true when it is used is for the caller to make sure
  * of.
  */
-unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
-			  bool *writable)
+u64 iv_host_page(unsigned long hva, bool write)
 {
-	unsigned int shift;
-	unsigned long flags;
-	struct page *page = NULL;
-	pud_t pud;
-	pmd_t pmd;
-	pte_t pte;
+	u64 entry = iv_host_pud(hva);
 
-	local_irq_save(flags);
-	shift = iv_host_walk(hva, &pud, &pmd);
-	switch (shift) {
-	case PAGE_SHIFT:
-		pte = READ_ONCE(*pte_offset_kernel(&pmd, hva));
-		*writable = pte_access_permitted(pte, true);
-		if (!*writable && (write || !pte_access_permitted(pte, false)))
-			goto none;
-		if (!pte_special(pte))
-			page = pte_page(pte);
-		break;
-	case PMD_SHIFT:
-		*writable = pmd_access_permitted(pmd, true);
-		if (!*writable && (write || !pmd_access_permitted(pmd, false)))
-			goto none;
-		if (!pmd_special(pmd))
-			page = pmd_page(pmd);
-		break;
-	case PUD_SHIFT:
-		*writable = pud_access_permitted(pud, true);
-		if (!*writable && (write || !pud_access_permitted(pud, false)))
-			goto none;
-		if (!pud_special(pud))
-			page = pud_page(pud);
-		break;
-	default:
-		goto none;
-	}
-	shift = page ? iv_host_leaf(page, hva, shift, phys) : IV_ASK;
-	local_irq_restore(flags);
-	return shift;
-none:
-	local_irq_restore(flags);
-	return 0;
+	if (!(entry & _PAGE_PRESENT))
+		return IV_NOTHING;
+	if (entry & _PAGE_PSE)
+		return iv_host_leaf(entry, hva, PUD_SHIFT, write);
+	entry = iv_entry_below(entry, hva, PMD_SHIFT);
+	if (!(entry & _PAGE_PRESENT))
+		return IV_NOTHING;
+	if (entry & _PAGE_PSE)
+		return iv_host_leaf(entry, hva, PMD_SHIFT, write);
+	entry = iv_entry_below(entry, hva, PAGE_SHIFT);
+	if (!(entry & _PAGE_PRESENT))
+		return IV_NOTHING;
+	return iv_host_leaf(entry, hva, PAGE_SHIFT, write);
 }
 
 /*
  * Log2 of the bytes that one entry of the process's page table maps at hva: 12,
- * 21 or 30; 0 when nothing is mapped.
+ * 21 or 30; 0 when nothing is mapped. Interrupts are off.
  */
 unsigned int iv_host_mapping_shift(unsigned long hva)
 {
-	unsigned int shift;
-	unsigned long flags;
-	pud_t pud;
-	pmd_t pmd;
+	u64 entry = iv_host_pud(hva);
 
-	local_irq_save(flags);
-	shift = iv_host_walk(hva, &pud, &pmd);
-	local_irq_restore(flags);
-	return shift;
+	if (!(entry & _PAGE_PRESENT))
+		return 0;
+	if (entry & _PAGE_PSE)
+		return PUD_SHIFT;
+	entry = iv_entry_below(entry, hva, PMD_SHIFT);
+	if (!(entry & _PAGE_PRESENT))
+		return 0;
+	return entry & _PAGE_PSE ? PMD_SHIFT : PAGE_SHIFT;
 }
 
 /* The signal that a touch of this poisoned page would have raised. */

@@ -17,6 +17,7 @@ u64 iv_encryption_bit(void);
 /* Reader-writer spinlock. */
 void iv_rwlock_init(rwlock_t *lock);
 void iv_read_lock(rwlock_t *lock);
+bool iv_read_trylock(rwlock_t *lock);
 void iv_read_unlock(rwlock_t *lock);
 void iv_write_lock(rwlock_t *lock);
 void iv_write_unlock(rwlock_t *lock);
@@ -30,8 +31,12 @@ int iv_gup_slow(unsigned long hva, bool write, struct page **page);
 u64 iv_page_phys(struct page *page);
 void iv_page_put(struct page *page);
 void iv_page_dirty(u64 phys);
-unsigned int iv_host_page(unsigned long hva, bool write, u64 *phys,
-			  bool *writable);
+/* What iv_host_page() says besides an address; kmod/host/mm/pin.rs has it, too. */
+#define IV_NOTHING	0
+#define IV_ASK		1
+#define IV_WRITABLE	0x40
+#define IV_DIRTY	0x80
+u64 iv_host_page(unsigned long hva, bool write);
 unsigned int iv_host_mapping_shift(unsigned long hva);
 void iv_send_hwpoison(unsigned long hva);
 struct mm_struct *iv_current_mm(void);

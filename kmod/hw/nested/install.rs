@@ -22,7 +22,36 @@ use crate::pc::addr::PAGE_SHIFT;
 use core::sync::atomic::Ordering;
 
 /// See [`super::Reader::map`].
+#[inline]
 pub(super) fn map<F: Format>(
+    walk: &Walk<'_, F>,
+    gfn: Gfn,
+    size: Level,
+    hpa: Hpa,
+    permissions: Permissions,
+    cache: &mut TableCache,
+) -> Result<Installed, NoTables> {
+    if size == Level::Size4K && fill(walk, gfn, hpa, permissions).is_some() {
+        return Ok(Installed::New);
+    }
+    map_any(walk, gfn, size, hpa, permissions, cache)
+}
+
+/// What maps most frames: an empty place in a table that is there is filled.
+/// `None` if this is not such a case; nothing has been done then.
+#[inline]
+fn fill<F: Format>(walk: &Walk<'_, F>, gfn: Gfn, hpa: Hpa, permissions: Permissions) -> Option<()> {
+    let here = walk.descend(gfn);
+    if here.level != 1 || here.entry.is_present() {
+        return None;
+    }
+    let page = Hpa(hpa.0 | walk.table.encryption);
+    replace(&here, Entry::leaf(page, Level::Size4K, permissions))?;
+    walk.table.mapped.add(Level::Size4K, 1);
+    Some(())
+}
+
+fn map_any<F: Format>(
     walk: &Walk<'_, F>,
     gfn: Gfn,
     size: Level,

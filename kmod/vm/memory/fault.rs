@@ -4,17 +4,20 @@
 
 use super::slots::MemorySlot;
 use super::FlushRemote;
+use super::Left;
 use super::VcpuMmu;
 use super::View;
 use crate::host::mm::pin;
 use crate::host::mm::pin::Found;
 use crate::host::mm::pin::Look;
 use crate::host::mm::pin::PinError;
+use crate::host::task::IrqOff;
 use crate::hw::nested::Access;
 use crate::hw::nested::Format;
 use crate::hw::nested::Installed;
 use crate::hw::nested::Level;
 use crate::hw::nested::Permissions;
+use crate::hw::nested::Reader;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Gpa;
 use crate::pc::addr::Hva;
@@ -40,124 +43,199 @@ pub enum Fault {
 }
 
 impl<F: Format, V: FlushRemote> View<'_, F, V> {
-    /// Handles a nested page fault of the calling thread's vCPU. May sleep.
+    /// Handles a nested page fault of the calling thread's vCPU as far as that
+    /// goes without waiting. Interrupts are off. `None` where it does not:
+    /// [`View::fault`] is to be called for the same fault next.
     ///
     /// `present`: the processor says that a leaf was there but did not allow
     /// the access. It saves time either way; neither answer is wrong.
-    pub fn fault(&self, gpa: Gpa, access: Access, present: bool, mmu: &mut VcpuMmu) -> Fault {
-        let gfn = gpa.gfn();
-        let Some(entry) = self.slots.get().find(gfn, &mut mmu.hint) else {
-            return Fault::Mmio;
+    #[inline]
+    pub fn try_fault(
+        &self,
+        gpa: Gpa,
+        access: Access,
+        present: bool,
+        mmu: &mut VcpuMmu,
+    ) -> Option<Fault> {
+        let wanted = match self.want(gpa, access, mmu) {
+            Ok(wanted) => wanted,
+            Err(fault) => return Some(fault),
         };
-        let write = access == Access::Write;
-        if write && entry.slot.read_only() {
-            return Fault::ReadOnly;
+        if present && self.grant(&self.memory.nested.try_read()?, &wanted) {
+            return Some(Fault::Resume);
         }
-        if present && self.grant(entry, gfn, access) {
+        self.try_map_present(&wanted, mmu)
+    }
+
+    /// Handles a nested page fault of the calling thread's vCPU. May sleep.
+    ///
+    /// `present` as for [`View::try_fault`].
+    pub fn fault(&self, gpa: Gpa, access: Access, present: bool, mmu: &mut VcpuMmu) -> Fault {
+        let left = core::mem::take(&mut mmu.left);
+        if left == Left::Flush {
+            self.memory.flush();
+        }
+        let wanted = match self.want(gpa, access, mmu) {
+            Ok(wanted) => wanted,
+            Err(fault) => return fault,
+        };
+        if present && self.grant(&self.memory.nested.read(), &wanted) {
             return Fault::Resume;
         }
         if mmu.tables.top_up().is_err() {
             return Fault::NoMemory;
         }
-        match self.bring_in(entry, gfn, write, mmu) {
+        let absent = left == Left::Absent(wanted.gfn);
+        match self.bring_in(&wanted, absent, mmu) {
             Ok(()) => Fault::Resume,
             Err(fault) => fault,
         }
     }
 
+    /// What of the process's memory the access is to.
+    #[inline]
+    fn want(&self, gpa: Gpa, access: Access, mmu: &mut VcpuMmu) -> Result<Wanted<'_>, Fault> {
+        let gfn = gpa.gfn();
+        // Before the look: slots that change meanwhile have another number then.
+        let generation = self.generation();
+        if mmu.device == (gfn, generation) {
+            return Err(Fault::Mmio);
+        }
+        let Some(entry) = self.slots.get().find(gfn, &mut mmu.hint) else {
+            mmu.device = (gfn, generation);
+            return Err(Fault::Mmio);
+        };
+        if access == Access::Write && entry.slot.read_only() {
+            return Err(Fault::ReadOnly);
+        }
+        Ok(Wanted {
+            entry,
+            gfn,
+            hva: entry.slot.hva_of(gfn).ok_or(Fault::Mmio)?,
+            access,
+        })
+    }
+
     /// Lets the access through if that needs no page of the process.
-    fn grant(&self, entry: &MemorySlot, gfn: Gfn, access: Access) -> bool {
-        let reader = self.memory.nested.read();
-        let granted = reader.grant(gfn, access, self.largest(entry));
-        if granted && access == Access::Write {
+    fn grant(&self, reader: &Reader<'_, F>, wanted: &Wanted<'_>) -> bool {
+        let granted = reader.grant(wanted.gfn, wanted.access, self.largest(wanted.entry));
+        if granted && wanted.write() {
             // After the permission: whoever clears the log does it the other
             // way round, so that no write is lost.
-            entry.mark_dirty(gfn);
+            wanted.entry.mark_dirty(wanted.gfn);
         }
         granted
     }
 
     /// Maps the process's page. `Ok` also when it has to be tried again.
-    fn bring_in(
-        &self,
-        entry: &MemorySlot,
-        gfn: Gfn,
-        write: bool,
-        mmu: &mut VcpuMmu,
-    ) -> Result<(), Fault> {
-        let hva = entry.slot.hva_of(gfn).ok_or(Fault::Mmio)?;
-        let wanted = Wanted {
-            entry,
-            gfn,
-            hva,
-            write,
+    /// `absent`: the process had none a moment ago.
+    fn bring_in(&self, wanted: &Wanted<'_>, absent: bool, mmu: &mut VcpuMmu) -> Result<(), Fault> {
+        let look = if absent {
+            Look::Absent
+        } else {
+            self.map_present(wanted, mmu)
         };
-        match self.map_present(&wanted, mmu) {
+        match look {
             Look::Found(_) => return Ok(()),
-            Look::Absent if pin::fault_in(hva, write) => {
-                if let Look::Found(_) = self.map_present(&wanted, mmu) {
+            Look::Absent if pin::fault_in(wanted.hva, wanted.write()) => {
+                if let Look::Found(_) = self.map_present(wanted, mmu) {
                     return Ok(());
                 }
             }
             _ => {}
         }
-        self.map_pinned(&wanted, mmu)
+        self.map_pinned(wanted, mmu)
     }
 
     /// Maps what the process's page table has, if that is found.
     fn map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Look {
         let ticket = self.memory.invalidations.ticket();
-        let look = pin::look(wanted.hva, wanted.write);
+        let look = pin::look(&IrqOff::new(), wanted.hva, wanted.write());
         if let Look::Found(found) = look {
-            self.install(ticket, wanted, found, mmu);
+            self.install_and_flush(ticket, wanted, found, mmu);
         }
         look
+    }
+
+    /// [`View::map_present`] without waiting; what it did not do, it notes.
+    #[inline]
+    fn try_map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Option<Fault> {
+        let ticket = self.memory.invalidations.ticket();
+        let found = match pin::look(&IrqOff::new(), wanted.hva, wanted.write()) {
+            Look::Found(found) => found,
+            Look::Absent => {
+                mmu.left = Left::Absent(wanted.gfn);
+                return None;
+            }
+            Look::Ask => return None,
+        };
+        let reader = self.memory.nested.try_read()?;
+        match self.install(reader, ticket, wanted, found, mmu)? {
+            Installed::New | Installed::Known => Some(Fault::Resume),
+            Installed::Replaced => {
+                mmu.left = Left::Flush;
+                None
+            }
+        }
     }
 
     /// Maps what only `get_user_pages` can get.
     fn map_pinned(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Result<(), Fault> {
         let hva = wanted.hva;
         let ticket = self.memory.invalidations.ticket();
-        let page = pin::pin(hva, wanted.write).map_err(|error| give_up(hva, error))?;
-        let found = Found {
-            hpa: page.hpa(),
-            size: pin::host_level(hva).unwrap_or(Level::Size4K),
-            writable: page.is_writable(),
-        };
-        self.install(ticket, wanted, found, mmu);
+        let page = pin::pin(hva, wanted.write()).map_err(|error| give_up(hva, error))?;
+        let size = pin::host_level(&IrqOff::new(), hva).unwrap_or(Level::Size4K);
+        let found = Found::pinned(&page, size);
+        self.install_and_flush(ticket, wanted, found, mmu);
         Ok(())
     }
 
     /// Maps what was found since the ticket was taken, unless it may have gone
     /// meanwhile: then the guest's next try finds out.
-    fn install(&self, ticket: Ticket, wanted: &Wanted<'_>, found: Found, mmu: &mut VcpuMmu) {
+    fn install_and_flush(
+        &self,
+        ticket: Ticket,
+        wanted: &Wanted<'_>,
+        found: Found,
+        mmu: &mut VcpuMmu,
+    ) {
+        let reader = self.memory.nested.read();
+        if self.install(reader, ticket, wanted, found, mmu) == Some(Installed::Replaced) {
+            self.memory.flush();
+        }
+    }
+
+    /// Maps what was found since the ticket was taken. `None` if it may have
+    /// gone meanwhile, or there are not enough tables at hand. Does not wait;
+    /// but what has been [`Installed::Replaced`] is still in TLBs.
+    fn install(
+        &self,
+        reader: Reader<'_, F>,
+        ticket: Ticket,
+        wanted: &Wanted<'_>,
+        found: Found,
+        mmu: &mut VcpuMmu,
+    ) -> Option<Installed> {
         let Wanted {
-            entry,
-            gfn,
-            hva,
-            write,
+            entry, gfn, hva, ..
         } = *wanted;
-        let size = self.leaf_size(entry, gfn, found.size);
+        let size = self.leaf_size(entry, gfn, found.size());
         let start = Hva(hva.0 & !size.bytes().wrapping_sub(1));
         let end = start.wrapping_add(size.bytes());
-        let reader = self.memory.nested.read();
         if !self.memory.invalidations.allow(ticket, start, end) {
-            return;
+            return None;
         }
-        let permissions = self.permissions(entry, found.writable, write);
-        let installed = reader.map(gfn, size, found.hpa, permissions, &mut mmu.tables);
+        let permissions = self.permissions(entry, found.is_writable(), wanted.write());
+        let installed = reader.map(gfn, size, found.hpa(), permissions, &mut mmu.tables);
         if permissions.may_write {
             // SAFETY: The notifier takes the lock that `reader` holds before
             // the process loses a page, and none is being lost.
             unsafe { found.mark_dirty() };
         }
-        if write {
+        if wanted.write() {
             entry.mark_dirty(gfn);
         }
-        drop(reader);
-        if installed == Ok(Installed::Replaced) {
-            self.memory.flush();
-        }
+        installed.ok()
     }
 
     /// What the leaf for a page allows.
@@ -204,8 +282,16 @@ struct Wanted<'a> {
     gfn: Gfn,
     /// Where it is in the process.
     hva: Hva,
+    /// The access that it shall allow.
+    access: Access,
+}
+
+impl Wanted<'_> {
     /// It shall be writable.
-    write: bool,
+    #[inline]
+    fn write(&self) -> bool {
+        self.access == Access::Write
+    }
 }
 
 /// What a page that could not be had means for the guest.
