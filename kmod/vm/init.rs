@@ -26,10 +26,14 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Does what others asked of this vCPU. May sleep.
+    #[inline(always)]
     pub fn process_requests(&mut self) {
-        if !self.shared.requests.any() {
-            return;
+        if self.shared.requests.any() {
+            self.process_all_requests();
         }
+    }
+
+    fn process_all_requests(&mut self) {
         let requests = self.shared.requests.take();
         let has = |request: Request| requests & request.0 != 0;
         if has(Request::FLUSH_TLB) {
@@ -104,11 +108,28 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Completes the instruction that userspace has been asked about.
+    #[inline]
     pub fn complete_pending(&mut self) -> Handled {
+        match self.pending {
+            Pending::None => Ok(Step::Resume),
+            Pending::Written { next, rip } => {
+                self.pending = Pending::None;
+                self.complete_written(next, rip)
+            }
+            Pending::Move(pending) => {
+                self.pending = Pending::None;
+                self.complete_move(pending)
+            }
+            _ => self.complete_other(),
+        }
+    }
+
+    #[inline(never)]
+    fn complete_other(&mut self) -> Handled {
         match core::mem::take(&mut self.pending) {
             Pending::None => Ok(Step::Resume),
             Pending::In { size, next, rip } => self.complete_in(size, next, rip),
-            Pending::Out { next, rip } => self.complete_out(next, rip),
+            Pending::Written { next, rip } => self.complete_written(next, rip),
             Pending::Move(pending) => self.complete_move(pending),
             Pending::Emulation(emulation) => self.complete_emulation(emulation),
             Pending::Msr { read, length, rip } => self.complete_msr(read, length, rip),

@@ -59,7 +59,8 @@ struct PioData {
     count: u32,
 }
 
-/// A plain move that userspace has been asked about.
+/// A plain move from a device that userspace has been asked about.
+#[derive(Clone, Copy)]
 pub struct DeviceMove {
     access: SimpleMove,
     /// Address of the instruction.
@@ -172,10 +173,13 @@ impl<V: Vendor> Vcpu<V> {
             len: access.size,
             write: access.write,
         });
-        self.pending = Pending::Move(DeviceMove {
-            access,
-            rip: self.regs.rip,
-        });
+        let rip = self.regs.rip;
+        self.pending = if access.write {
+            let next = rip.wrapping_add(u64::from(access.length));
+            Pending::Written { next, rip }
+        } else {
+            Pending::Move(DeviceMove { access, rip })
+        };
         Ok(Step::User)
     }
 
@@ -200,7 +204,6 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Completes a plain move that userspace has answered.
-    #[inline]
     pub fn complete_move(&mut self, pending: DeviceMove) -> Handled {
         if pending.rip != self.regs.rip {
             return Ok(Step::Resume);
@@ -218,16 +221,13 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn set_mmio_exit(&self, access: Mmio) {
-        self.run.set_exit(
-            uapi::KVM_EXIT_MMIO,
-            uapi::kvm_run_mmio {
-                phys_addr: access.gpa.0,
-                data: access.data.to_le_bytes(),
-                len: u32::from(access.len),
-                is_write: u8::from(access.write),
-                pad: [0; 3],
-            },
-        );
+        let Mmio {
+            gpa,
+            data,
+            len,
+            write,
+        } = access;
+        self.run.set_mmio_exit(gpa.0, data, len, write);
     }
 
     /// Maps guest memory, where that may sleep; `None` if there is none at that

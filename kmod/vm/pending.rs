@@ -28,14 +28,14 @@ pub enum Pending {
         /// instruction is not completed.
         rip: u64,
     },
-    /// OUT: only RIP is left to do.
-    Out {
+    /// OUT, or a plain move to a device: only RIP is left to do.
+    Written {
         /// Address of the next instruction.
         next: u64,
         /// The instruction's own address.
         rip: u64,
     },
-    /// A plain move from or to a device.
+    /// A plain move from a device.
     Move(DeviceMove),
     /// An instruction being emulated: MMIO, or string I/O.
     Emulation(Emulation),

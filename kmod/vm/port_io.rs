@@ -56,7 +56,7 @@ impl<V: Vendor> Vcpu<V> {
             return self.complete_instruction(next);
         }
         self.run.write_pio(value, io.size);
-        self.pending = Pending::Out {
+        self.pending = Pending::Written {
             next,
             rip: self.regs.rip,
         };
@@ -65,16 +65,8 @@ impl<V: Vendor> Vcpu<V> {
 
     /// Leaves for userspace with KVM_EXIT_IO.
     pub fn exit_port(&mut self, direction: u8, port: u16, size: u8, count: u32) -> Step {
-        self.run.set_exit(
-            uapi::KVM_EXIT_IO,
-            uapi::kvm_run_io {
-                direction,
-                size,
-                port,
-                count,
-                data_offset: PIO_DATA_OFFSET,
-            },
-        );
+        self.run
+            .set_port_exit(direction, port, size, count, PIO_DATA_OFFSET);
         Step::User
     }
 
@@ -87,8 +79,9 @@ impl<V: Vendor> Vcpu<V> {
         self.complete_instruction(next)
     }
 
-    /// Completes an OUT that userspace has seen.
-    pub fn complete_out(&mut self, next: u64, rip: u64) -> Handled {
+    /// Completes an OUT, or a move to a device, that userspace has seen.
+    #[inline]
+    pub fn complete_written(&mut self, next: u64, rip: u64) -> Handled {
         if self.regs.rip != rip {
             return Ok(Step::Resume);
         }

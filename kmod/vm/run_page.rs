@@ -7,8 +7,11 @@
 //! copy, and checked after that; nothing that is written here is read back.
 
 use crate::host::page::HostPage;
+use crate::uapi;
 use crate::uapi::kvm_run;
 use crate::uapi::kvm_run_exit;
+use crate::uapi::kvm_run_io;
+use crate::uapi::kvm_run_mmio;
 use crate::uapi::Pod;
 use crate::uapi::KVM_RUN_EXIT_OFFSET;
 use core::mem::offset_of;
@@ -85,6 +88,34 @@ impl RunPages {
         const { assert!(size_of::<T>() <= size_of::<kvm_run_exit>()) };
         self.set_reason(reason);
         self.put(KVM_RUN_EXIT_OFFSET, particulars);
+    }
+
+    /// KVM_EXIT_IO with the members of [`kvm_run_io`], the first four of which are
+    /// one word.
+    #[inline]
+    pub fn set_port_exit(&self, direction: u8, port: u16, size: u8, count: u32, data: u64) {
+        const { assert!(offset_of!(kvm_run_io, data_offset) == size_of::<u64>()) };
+        let word = u64::from(direction)
+            | u64::from(size) << (8 * offset_of!(kvm_run_io, size))
+            | u64::from(port) << (8 * offset_of!(kvm_run_io, port))
+            | u64::from(count) << (8 * offset_of!(kvm_run_io, count));
+        self.set_reason(uapi::KVM_EXIT_IO);
+        self.put(KVM_RUN_EXIT_OFFSET, word);
+        self.put(KVM_RUN_EXIT_OFFSET + size_of::<u64>(), data);
+    }
+
+    /// KVM_EXIT_MMIO with the members of [`kvm_run_mmio`], the last of which are
+    /// one word.
+    #[inline]
+    pub fn set_mmio_exit(&self, address: u64, data: u64, len: u8, write: bool) {
+        const LEN: usize = offset_of!(kvm_run_mmio, len);
+        const { assert!(LEN == 2 * size_of::<u64>()) };
+        let word =
+            u64::from(len) | u64::from(write) << (8 * (offset_of!(kvm_run_mmio, is_write) - LEN));
+        self.set_reason(uapi::KVM_EXIT_MMIO);
+        self.put(KVM_RUN_EXIT_OFFSET, address);
+        self.put(KVM_RUN_EXIT_OFFSET + offset_of!(kvm_run_mmio, data), data);
+        self.put(KVM_RUN_EXIT_OFFSET + LEN, word);
     }
 
     /// The particulars, as the VMM has completed them.

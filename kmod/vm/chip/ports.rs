@@ -4,6 +4,7 @@
 //!
 //! Context: any; nothing here sleeps.
 
+use super::controllers::Controllers;
 use super::Chip;
 use crate::pc::addr::Gpa;
 use crate::pc::pic::port as pic;
@@ -23,10 +24,54 @@ const fn fits_counters(port: u16, size: u8) -> bool {
     ((port & 3) as u8).wrapping_add(size) <= 4
 }
 
+/// Below 256, the first ports of accesses that a chip may answer: a bit each.
+const LOW_PORTS: [u64; 4] = {
+    let mut map = [0; 4];
+    let mut port = 0;
+    while port < 256 {
+        if matches!(
+            port,
+            pic::MASTER_COMMAND
+                | pic::MASTER_DATA
+                | pic::SLAVE_COMMAND
+                | pic::SLAVE_DATA
+                | pit::COUNTER0..=pit::CONTROL | pit::SPEAKER
+        ) {
+            map[(port >> 6) as usize] |= 1 << (port & 63);
+        }
+        port += 1;
+    }
+    map
+};
+
+/// Whether a chip may answer an access that begins at `port`. Most are for
+/// userspace, and find out here.
+#[inline]
+fn may_answer(port: u16) -> bool {
+    match LOW_PORTS.get(usize::from(port >> 6)) {
+        Some(map) => map >> (port & 63) & 1 != 0,
+        None => matches!(port, pic::MASTER_ELCR | pic::SLAVE_ELCR),
+    }
+}
+
 impl Chip {
     /// Reads a port of size 1, 2 or 4 bytes; `None` when nothing here answers.
     #[inline]
     pub fn port_read(&self, port: u16, size: u8) -> Option<u32> {
+        if !may_answer(port) {
+            return None;
+        }
+        self.read_chip(port, size)
+    }
+
+    /// Writes a port of size 1, 2 or 4 bytes; false when nothing here takes
+    /// it.
+    #[inline]
+    pub fn port_write(&self, port: u16, size: u8, value: u32) -> bool {
+        may_answer(port) && self.write_chip(port, size, value)
+    }
+
+    fn read_chip(&self, port: u16, size: u8) -> Option<u32> {
         match port {
             pic::MASTER_COMMAND
             | pic::MASTER_DATA
@@ -44,10 +89,7 @@ impl Chip {
         }
     }
 
-    /// Writes a port of size 1, 2 or 4 bytes; false when nothing here takes
-    /// it.
-    #[inline]
-    pub fn port_write(&self, port: u16, size: u8, value: u32) -> bool {
+    fn write_chip(&self, port: u16, size: u8, value: u32) -> bool {
         match port {
             pic::MASTER_COMMAND
             | pic::MASTER_DATA
@@ -104,6 +146,7 @@ impl Chip {
 
     /// Reads the I/O APIC; false when that is elsewhere. Registers have 32
     /// bits: of wider reads the rest is zero.
+    #[inline]
     pub fn ioapic_read(&self, gpa: Gpa, data: &mut [u8]) -> bool {
         let Some((controllers, _)) = self.controllers() else {
             return false;
@@ -119,6 +162,7 @@ impl Chip {
     }
 
     /// Writes the I/O APIC; false when that is elsewhere.
+    #[inline]
     pub fn ioapic_write(&self, gpa: Gpa, data: &[u8]) -> bool {
         let Some((controllers, _)) = self.controllers() else {
             return false;
@@ -126,6 +170,10 @@ impl Chip {
         let Some(offset) = controllers.ioapic_offset(gpa) else {
             return false;
         };
+        self.ioapic_write_at(controllers, offset, data)
+    }
+
+    fn ioapic_write_at(&self, controllers: &Controllers, offset: u32, data: &[u8]) -> bool {
         let mut bytes = [0; 4];
         for (to, from) in bytes.iter_mut().zip(data) {
             *to = *from;
