@@ -54,13 +54,14 @@ impl<V: Vendor> FileObject for VcpuFile<V> {
         if !this.vm.memory.is_current_mm() {
             return Err(EIO);
         }
-        if (cmd >> 8) & 0xff != crate::uapi::KVMIO {
+        let runs = cmd == crate::uapi::KVM_RUN;
+        if !runs && (cmd >> 8) & 0xff != crate::uapi::KVMIO {
             return Err(EINVAL);
         }
         let mut guard = this.vcpu.lock()?;
         let vcpu = &mut **guard;
         vcpu.keep_tsc_over_suspend();
-        if cmd != crate::uapi::KVM_RUN {
+        if !runs {
             return vcpu.ioctl(cmd, arg);
         }
         if !arg.is_null() {

@@ -245,7 +245,8 @@ impl Svm {
     fn prepare_tlb(&mut self, off: &IrqOff) {
         self.flush = false;
         let control = &mut self.vmcb.control;
-        if self.asid.is_current(off) && self.features.flush_by_asid {
+        let valid = cpu::this(off).is_some_and(|here| self.asid.is_current(here));
+        if valid && self.features.flush_by_asid {
             control.tlb_control = vmcb::TLB_FLUSH_ASID;
             return;
         }
@@ -359,22 +360,30 @@ impl Vendor for Svm {
         self.request_interrupt_window(false);
     }
 
+    #[inline]
     fn load(&mut self, off: &IrqOff, moved: bool) {
-        self.host_vmcb = cpu::save_host(off, self.vmcb.hpa());
         if moved {
             // What this CPU's TLB and VMCB cache remember of the vCPU is stale.
             self.asid = Asid::NONE;
             self.vmcb.control.clean = Clean::NONE;
         }
+        let Some(here) = cpu::this(off) else {
+            self.flush = true;
+            return;
+        };
+        self.host_vmcb = here.save_host(off, self.vmcb.hpa());
         // Nothing else hands identifiers out before the guest is unloaded.
-        self.flush |= !self.asid.is_current(off);
+        self.flush |= !self.asid.is_current(here);
         if self.switches_tsc_aux {
-            self.host_tsc_aux = cpu::load_tsc_aux(off, self.tsc_aux);
+            self.host_tsc_aux = here.load_tsc_aux(off, self.tsc_aux);
         }
     }
 
     #[inline]
     fn unload(&mut self, off: &IrqOff) {
+        if self.host_tsc_aux.is_none() {
+            return;
+        }
         if let Some(host) = self.host_tsc_aux.take() {
             cpu::restore_tsc_aux(off, host);
         }

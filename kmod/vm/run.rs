@@ -174,24 +174,30 @@ impl<V: Vendor> Vcpu<V> {
             if self.vapic.is_on() {
                 self.touch_vapic();
             }
-            let (mut step, exit) = self.run_guest();
+            let mut step = self.run_guest();
             if step == Step::Sleep {
-                if self.vapic.is_on() {
-                    self.take_vapic_sleeping();
-                }
-                let handled = self.handle(exit, Context::Sleepable);
-                let settled = self.settle(handled, Context::Sleepable);
-                if settled != Ok(Step::User) {
-                    // What the first pass began and this one did not take up:
-                    // memory is there now, or the guest's tables lead elsewhere.
-                    self.pending = Pending::None;
-                }
-                step = settled?;
+                step = self.handle_sleeping()?;
             }
             if step == Step::User {
                 return Ok(());
             }
         }
+    }
+
+    /// Handles the last exit, which may have to sleep.
+    #[inline(never)]
+    fn handle_sleeping(&mut self) -> Result<Step> {
+        if self.vapic.is_on() {
+            self.take_vapic_sleeping();
+        }
+        let handled = self.handle(self.unanswered, Context::Sleepable);
+        let settled = self.settle(handled, Context::Sleepable);
+        if settled != Ok(Step::User) {
+            // What the first pass began and this one did not take up: memory is
+            // there now, or the guest's tables lead elsewhere.
+            self.pending = Pending::None;
+        }
+        settled
     }
 
     /// What the vCPU does after a handler, wherever that ended.
@@ -217,8 +223,8 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// The inner loop. With [`Step::Sleep`], the exit that is to be handled.
-    fn run_guest(&mut self) -> (Step, Exit) {
+    /// The inner loop. With [`Step::Sleep`], `unanswered` is to be handled.
+    fn run_guest(&mut self) -> Step {
         let preempt = PreemptOff::new();
         self.hw.prepare(&preempt);
         let mut off = IrqOff::new();
@@ -226,21 +232,20 @@ impl<V: Vendor> Vcpu<V> {
         let tracked = self.load(&off, cpu);
         self.shared.requests.enter(cpu);
         // From here on whoever wants something sends an interrupt, too.
-        let mut result = (Step::Leave, Exit::HostInterrupt);
+        let mut step = Step::Leave;
         if !self.shared.requests.any() && !task::guest_work_pending() {
-            result = self.run_guest_loaded(&off, tracked);
+            step = self.run_guest_loaded(&off, tracked);
             self.note_written();
         }
         self.shared.requests.leave();
         self.unload(&off);
-        self.rcu_waits |= matches!(result.1, Exit::HostInterrupt);
         // The interrupt that ended the guest run is part of the guest's time.
         self.hw.take_host_interrupt(&off);
         off.window();
         task::guest_timing_exit(&off);
         drop(off);
         drop(preempt);
-        result
+        step
     }
 
     /// Puts what the processor has listed as written into the dirty logs, before
@@ -255,13 +260,13 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     #[inline]
-    fn run_guest_loaded(&mut self, off: &IrqOff, tracked: bool) -> (Step, Exit) {
+    fn run_guest_loaded(&mut self, off: &IrqOff, tracked: bool) -> Step {
         if self.rcu_waits && !tracked {
             self.note_quiescence(off);
         }
         if self.run.wants_interrupt_window() && self.takes_user_interrupts() {
             if self.ready_for_interrupt() {
-                return (Step::Leave, Exit::HostInterrupt);
+                return Step::Leave;
             }
             self.hw.request_interrupt_window(true);
         }
@@ -270,7 +275,7 @@ impl<V: Vendor> Vcpu<V> {
             self.deliver_events();
             if self.init_pending {
                 // INIT forgets what has been handed to the processor.
-                return (Step::Leave, Exit::HostInterrupt);
+                return Step::Leave;
             }
             if self.vapic.is_on() {
                 self.write_vapic();
@@ -281,21 +286,33 @@ impl<V: Vendor> Vcpu<V> {
             self.sync_apic();
             self.settle_pv_eoi();
             if self.vapic.is_on() && !self.take_vapic() {
-                return (Step::Sleep, self.hw.exit(&mut self.regs));
+                let exit = self.hw.exit(&mut self.regs);
+                return self.sleep_on(exit);
             }
             let (settled, exit) = self.answer_exit();
             match settled {
                 // An event that was cut off goes before an interrupt of the host,
                 // which a guest that cuts it off again and again would keep out.
                 Ok(Step::Resume) if self.events.injected.is_some() => {
-                    return (Step::Leave, exit);
+                    return Step::Leave;
                 }
                 Ok(Step::Resume) => {}
-                Ok(step) => return (step, exit),
-                // The handler says it again where errors can be told.
-                Err(_) => return (Step::Sleep, exit),
+                Ok(Step::User) => return Step::User,
+                Ok(Step::Leave) => {
+                    self.rcu_waits |= matches!(exit, Exit::HostInterrupt);
+                    return Step::Leave;
+                }
+                // The handler says an error again where that can be told.
+                Ok(Step::Sleep) | Err(_) => return self.sleep_on(exit),
             }
         }
+    }
+
+    /// The exit is to be handled where sleeping is allowed.
+    #[inline]
+    fn sleep_on(&mut self, exit: Exit) -> Step {
+        self.unanswered = exit;
+        Step::Sleep
     }
 
     /// RCU takes the guest for user mode. Where each CPU has a tick, it looks
@@ -333,9 +350,8 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.load(off, moved);
         fpu::restore_if_needed(off);
         self.host_xss.clear(off);
-        if let Some(host) = self.host_xcr0 {
-            self.xcr0.switch_from(host, off);
-            self.loaded_xcr0 = Some(self.xcr0);
+        if self.host_xcr0.is_some_and(|host| host != self.xcr0) {
+            self.load_xcr0(off);
         }
         self.load_pkru(off);
         self.debug.load(off);
@@ -348,6 +364,21 @@ impl<V: Vendor> Vcpu<V> {
         self.unload_pkru(off);
         self.hw.unload(off);
         self.host_xss.restore(off);
+        if self.loaded_xcr0.is_some() {
+            self.unload_xcr0(off);
+        }
+    }
+
+    #[inline]
+    fn load_xcr0(&mut self, off: &IrqOff) {
+        if let Some(host) = self.host_xcr0 {
+            self.xcr0.switch_from(host, off);
+            self.loaded_xcr0 = Some(self.xcr0);
+        }
+    }
+
+    #[inline]
+    fn unload_xcr0(&mut self, off: &IrqOff) {
         // Not `xcr0`, which the guest may have changed since.
         if let (Some(host), Some(loaded)) = (self.host_xcr0, self.loaded_xcr0.take()) {
             host.switch_from(loaded, off);

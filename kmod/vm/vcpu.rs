@@ -27,6 +27,7 @@ use crate::host::fpu::Xcr0;
 use crate::host::task::Runner;
 use crate::host::task::Sigmask;
 use crate::host::task::WaitCell;
+use crate::hw::Exit;
 use crate::hw::Registers;
 use crate::hw::Vendor;
 use crate::hw::VmSetup;
@@ -137,7 +138,7 @@ pub struct Vcpu<V: Vendor> {
     pub host_xcr0: Option<Xcr0>,
     /// Supervisor states of the host.
     pub host_xss: HostXss,
-    /// XCR0 in the processor while the guest runs.
+    /// XCR0 in the processor while the guest runs, if it is not the host's.
     pub loaded_xcr0: Option<Xcr0>,
     /// PKRU of the guest while it does not run.
     pub pkru: u32,
@@ -184,6 +185,8 @@ pub struct Vcpu<V: Vendor> {
     pub decoded: DecodeCache,
     /// Tables for the next nested page fault.
     pub mmu: VcpuMmu,
+    /// The exit that is to be handled where sleeping is allowed.
+    pub unanswered: Exit,
     /// An interrupt of the host has ended the guest's run since RCU heard of it.
     pub rcu_waits: bool,
     /// Exits so far.
@@ -249,6 +252,7 @@ impl<V: Vendor> Vcpu<V> {
             code: CodePage::default(),
             decoded: DecodeCache::new(),
             mmu: VcpuMmu::new(),
+            unanswered: Exit::HostInterrupt,
             rcu_waits: true,
             exits: 0,
             lapic,

@@ -6,14 +6,14 @@
 //! Context: any.
 
 use super::rdtsc_ordered;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// The TSC when the host went to sleep last.
-static AT_SUSPEND: Atomic<u64> = Atomic::new(0);
+static AT_SUSPEND: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks by which it has been set back, in all.
-static SET_BACK: Atomic<u64> = Atomic::new(0);
+static SET_BACK: AtomicU64 = AtomicU64::new(0);
 
 /// The host goes to sleep.
 pub(super) fn suspends() {

@@ -124,8 +124,8 @@ struct SaveAreas {
 }
 
 /// Address space identifiers of one CPU, and what its host values are. Only
-/// that CPU writes them.
-struct AsidSpace {
+/// that CPU reads and writes them.
+pub(super) struct ThisCpu {
     generation: AtomicU64,
     next: AtomicU32,
     /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
@@ -138,11 +138,11 @@ struct AsidSpace {
 }
 
 // SAFETY: Atomic integers are integers; all zero bytes are a value.
-unsafe impl Zeroable for AsidSpace {}
+unsafe impl Zeroable for ThisCpu {}
 
 struct Cpus {
     areas: KVec<SaveAreas>,
-    asids: PerCpu<AsidSpace>,
+    asids: PerCpu<ThisCpu>,
     /// Identifiers run from 1 to this less one.
     asid_limit: u32,
 }
@@ -211,24 +211,6 @@ fn has_tsc_aux() -> bool {
     cpu::boot_cpu_has(cpu::Feature::RDTSCP) || cpu::boot_cpu_has(cpu::Feature::RDPID)
 }
 
-/// Gives this CPU the guest's TSC_AUX. The host's, if it was another: it is to
-/// be back before interrupts are on, for the next thread's `getcpu`.
-#[inline]
-pub(super) fn load_tsc_aux(off: &IrqOff, guest: u64) -> Option<u64> {
-    let host = CPUS
-        .get()?
-        .asids
-        .this(off)
-        .host_tsc_aux
-        .load(Ordering::Relaxed);
-    if host == guest {
-        return None;
-    }
-    // SAFETY: Only RDTSCP and RDPID read it; the caller puts the host's back.
-    unsafe { cpu::wrmsr(MSR_TSC_AUX, guest) };
-    Some(host)
-}
-
 /// Gives this CPU the host's TSC_AUX back.
 #[inline]
 pub(super) fn restore_tsc_aux(_off: &IrqOff, host: u64) {
@@ -242,23 +224,40 @@ pub(super) fn offline(_off: &IrqOff) {
     let _ = unsafe { cpu::wrmsr_safe(MSR_VM_HSAVE_PA, 0) };
 }
 
-/// Before the guest of this VMCB runs: saves what VMLOAD takes away from the
-/// host and gives the page's address,
-/// to be called before entries from a thread that may have been switched in
-/// with another FS or GS base since.
+/// The record of this CPU; `None` before [`init`].
 #[inline]
-pub(super) fn save_host(off: &IrqOff, guest: Hpa) -> u64 {
-    let Some(cpus) = CPUS.get() else {
-        return 0;
-    };
-    let here = cpus.asids.this(off);
-    if here.last_guest.load(Ordering::Relaxed) != guest.0 {
-        here.last_guest.store(guest.0, Ordering::Relaxed);
-        cpu::another_guest(off);
+pub(super) fn this(off: &IrqOff) -> Option<&ThisCpu> {
+    CPUS.get().map(|cpus| cpus.asids.this(off))
+}
+
+impl ThisCpu {
+    /// Before the guest of this VMCB runs: saves what VMLOAD takes away from the
+    /// host and gives the page's address,
+    /// to be called before entries from a thread that may have been switched in
+    /// with another FS or GS base since.
+    #[inline]
+    pub(super) fn save_host(&self, off: &IrqOff, guest: Hpa) -> u64 {
+        if self.last_guest.load(Ordering::Relaxed) != guest.0 {
+            self.last_guest.store(guest.0, Ordering::Relaxed);
+            cpu::another_guest(off);
+        }
+        let page = Hpa(self.vmload.load(Ordering::Relaxed));
+        insn::vmsave(page);
+        page.0
     }
-    let page = Hpa(here.vmload.load(Ordering::Relaxed));
-    insn::vmsave(page);
-    page.0
+
+    /// Gives this CPU the guest's TSC_AUX. The host's, if it was another: it is to
+    /// be back before interrupts are on, for the next thread's `getcpu`.
+    #[inline]
+    pub(super) fn load_tsc_aux(&self, _off: &IrqOff, guest: u64) -> Option<u64> {
+        let host = self.host_tsc_aux.load(Ordering::Relaxed);
+        if host == guest {
+            return None;
+        }
+        // SAFETY: Only RDTSCP and RDPID read it; the caller puts the host's back.
+        unsafe { cpu::wrmsr(MSR_TSC_AUX, guest) };
+        Some(host)
+    }
 }
 
 /// An address space identifier on one CPU.
@@ -277,11 +276,8 @@ impl Asid {
 
     /// Whether it is still this guest's own on this CPU.
     #[inline]
-    pub(super) fn is_current(self, off: &IrqOff) -> bool {
-        self.number != 0
-            && CPUS.get().is_some_and(|cpus| {
-                cpus.asids.this(off).generation.load(Ordering::Relaxed) == self.generation
-            })
+    pub(super) fn is_current(self, here: &ThisCpu) -> bool {
+        self.number != 0 && here.generation.load(Ordering::Relaxed) == self.generation
     }
 
     /// A fresh identifier of this CPU. True when they have all been used, and
