@@ -32,6 +32,7 @@ use crate::pc::lapic::VectorSet;
 use crate::pc::msr::Hardware;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
+use crate::pc::regs::Cr4;
 use crate::pc::regs::DescriptorTable;
 use crate::pc::regs::Gprs;
 use crate::pc::regs::Rflags;
@@ -276,6 +277,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
     fn set_cr3(&mut self, value: u64);
     /// CR4 as the guest sees it.
     fn cr4(&self) -> u64;
+    /// CR4.PKE alone.
+    #[inline]
+    fn has_protection_keys(&self) -> bool {
+        Cr4(self.cr4()).has(Cr4::PKE)
+    }
     /// Sets CR4. The value has been checked.
     fn set_cr4(&mut self, value: u64);
     /// EFER as the guest sees it.

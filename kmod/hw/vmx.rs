@@ -574,6 +574,12 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.cr4.without(state::CR4_OWN).with(own).0
     }
 
+    #[inline]
+    fn has_protection_keys(&self) -> bool {
+        // Not among `CR4_OWN`: the guest does not change it without an exit.
+        self.cr4.has(Cr4::PKE)
+    }
+
     fn set_cr4(&mut self, value: u64) {
         self.cr4 = Cr4(value);
         self.write(guest::CR4, self.shared.controls.real_cr4(self.cr4).0);

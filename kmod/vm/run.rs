@@ -26,7 +26,6 @@ use crate::hw::Exit;
 use crate::hw::Vendor;
 use crate::pc::control;
 use crate::pc::lapic::Lapic;
-use crate::pc::regs::Cr4;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Rflags;
 use crate::uapi;
@@ -389,7 +388,7 @@ impl<V: Vendor> Vcpu<V> {
     /// whatever CR4.PKE is (SDM vol. 1, 13.8).
     #[inline]
     fn load_pkru(&mut self, off: &IrqOff) {
-        let used = Cr4(self.hw.cr4()).has(Cr4::PKE) || self.xcr0.has_pkru();
+        let used = self.hw.has_protection_keys() || self.xcr0.has_pkru();
         if !used || !cpu::boot_cpu_has(cpu::Feature::OSPKE) {
             return;
         }

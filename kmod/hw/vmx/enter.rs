@@ -270,6 +270,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 return;
             }
         }
+        if reason == Reason::EPT_VIOLATION {
+            // For MMIO: perhaps the instruction is completed by userspace, when
+            // the VMCS may have to be made the current one to read it.
+            self.cache.begin(look(guest::INTERRUPTIBILITY));
+        }
         self.entered.vectoring = Interruption(Current.read32(info::VECTORING));
         let unblocked = exit::nmi_unblocked(reason, &Current);
         if let Some(blocked) = event::nmi_blocking(self.entered.vectoring, unblocked) {
