@@ -113,6 +113,9 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// Features of this vendor's processors that guests are not given.
     const WITHHELD: &'static [Feature];
 
+    /// Processors may keep local APICs ([`Vendor::load_apic`]).
+    const KEEPS_APIC: bool = false;
+
     /// How nested page tables are to be built on this host.
     fn nested_config() -> NestedConfig;
 
@@ -133,6 +136,23 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// What came of the module's parameters, after [`Vendor::load_globals`].
     fn settled() -> Settled {
         Settled::default()
+    }
+
+    /// Whether processors take interrupts that are posted for a guest while it
+    /// runs, when they are notified ([`crate::host::cpu::notify`]).
+    #[inline]
+    fn posts() -> bool {
+        false
+    }
+
+    /// Tries on this CPU what is not to be taken on trust, before the first
+    /// guest runs; the extension is on. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// The module does not load.
+    fn try_out() -> Result {
+        Ok(())
     }
 
     /// The state of a processor after RESET.
@@ -225,9 +245,24 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// Asks for an exit when the guest writes CR8: it masks an interrupt now.
     fn intercept_cr8_write(&mut self, on: bool);
 
+    /// Where interrupts for this vCPU are posted: the address of its
+    /// [`LapicPost`], of which the processor takes the first 64 bytes for its
+    /// descriptor. Only with [`Vendor::posts`].
+    fn set_posted(&mut self, _descriptor: Hpa) {}
+
+    /// Before an entry: whether the processor is going to deliver the requests
+    /// of the local APIC when the guest lets it, so that they are not injected.
+    /// Then [`Vendor::load_apic`] does not refuse.
+    #[inline]
+    fn delivers(&self, _lapic: &Lapic) -> bool {
+        false
+    }
+
     /// Before an entry, when it has been decided what that delivers: lets the
     /// processor keep the local APIC, if it can, so that the guest completes
-    /// interrupts without an exit. `watched`: those whose end others wait for.
+    /// interrupts without an exit. `watched`: those whose end others wait for;
+    /// [`Exit::Eoi`] tells of it, and of the end of those that are level
+    /// triggered.
     #[inline]
     fn load_apic(&mut self, _lapic: &Lapic, _watched: impl FnOnce() -> VectorSet) -> bool {
         false

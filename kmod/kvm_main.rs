@@ -79,8 +79,9 @@ impl<V: Vendor> Running<V> {
     fn start() -> Result<Self> {
         V::probe()?;
         let globals = Globals::new()?;
-        host::params::settle(&V::settled());
         let virtualization = Virtualization::enable()?;
+        V::try_out()?;
+        host::params::settle(&V::settled());
         let device = host::file::register_device::<api::SystemFile<V>>()?;
         pr_info!("{} virtual machines are ready to run\n", V::NAME);
         Ok(Self {

@@ -189,6 +189,12 @@ impl core::ops::Deref for HostPage {
     }
 }
 
+/// Physical address of what lies in memory that the kernel has allocated as
+/// physically contiguous: in a box, a reference count or a page, not on a stack.
+pub fn physical_address_of<T>(value: &T) -> Hpa {
+    physical_address(NonNull::from(value).cast())
+}
+
 /// Physical address of a byte in the kernel's map of all memory.
 #[inline]
 fn physical_address(address: NonNull<u8>) -> Hpa {

@@ -49,6 +49,20 @@ pub enum Exit {
     Io(IoExit),
     /// A guest physical address without a (sufficient) translation.
     NestedFault(NestedFault),
+    /// The guest has completed an interrupt whose end somebody waits for, at
+    /// the local APIC that the processor keeps. The instruction is done.
+    Eoi {
+        /// Vector.
+        vector: u8,
+    },
+    /// The guest has written a register of the local APIC that the processor
+    /// keeps, which did no more than take the value. The instruction is done.
+    ApicWrite {
+        /// The register, by its offset divided by 16.
+        register: u8,
+        /// The value.
+        value: u32,
+    },
     /// An intercepted exception.
     Exception {
         /// Vector.

@@ -31,6 +31,7 @@ mod msrs;
 pub mod run_timer;
 mod setup;
 mod state;
+mod trial;
 mod virtual_apic;
 mod vmcs;
 mod vpid;
@@ -80,6 +81,7 @@ use crate::host::params::Settled;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
+use crate::pc::addr::Hpa;
 use crate::pc::cpuid::Feature;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
@@ -169,6 +171,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     // Its control needs the host's IA32_UMWAIT_CONTROL to be kept apart.
     const WITHHELD: &'static [Feature] = &[Feature::WAITPKG];
 
+    const KEEPS_APIC: bool = true;
+
     fn nested_config() -> NestedConfig {
         let controls = cpu::shared().map(|shared| &shared.controls);
         let ept = controls.map_or(EptVpid::NONE, |controls| controls.ept);
@@ -206,8 +210,24 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             pml: Self::nested_config().logs_writes,
             apicv: cpu::shared().is_some_and(|shared| shared.apicv_bitmap.is_some()),
             preemption_timer: cpu::shared().is_some_and(|shared| shared.ends_runs_in_time),
+            virtual_interrupts: cpu::shared().is_some_and(Shared::delivers),
             ..Settled::default()
         }
+    }
+
+    fn posts() -> bool {
+        cpu::shared().is_some_and(Shared::posts)
+    }
+
+    fn set_posted(&mut self, descriptor: Hpa) {
+        self.write(control::POSTED_DESCRIPTOR, descriptor.0);
+        let vector = host_cpu::notification_vector();
+        self.write(control::POSTED_NOTIFICATION_VECTOR, vector.into());
+        self.apicv.posted = true;
+    }
+
+    fn try_out() -> Result {
+        trial::try_out::<ACCESSED_DIRTY>()
     }
 
     fn new(setup: &VmSetup) -> Result<Self> {
@@ -448,7 +468,11 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn set_cr8(&mut self, value: u8) {
         self.cr8 = value & 15;
         if let Some(page) = &self.virtual_apic {
-            let _ = page.write(VIRTUAL_TPR, self.cr8 << 4);
+            // The low half of the task priority stays if the class does.
+            let tpr = page.read::<u8>(VIRTUAL_TPR).unwrap_or(0);
+            if tpr >> 4 != self.cr8 {
+                let _ = page.write(VIRTUAL_TPR, self.cr8 << 4);
+            }
         }
     }
 
@@ -456,6 +480,11 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn intercept_cr8_write(&mut self, on: bool) {
         let on = on || self.virtual_apic.is_none();
         self.words.primary.set(Primary::CR8_LOAD, on);
+    }
+
+    #[inline]
+    fn delivers(&self, lapic: &Lapic) -> bool {
+        self.shared.delivers() && lapic.may_be_delivered()
     }
 
     #[inline]

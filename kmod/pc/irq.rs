@@ -97,6 +97,9 @@ pub struct Message {
     pub assert: bool,
     /// Redirection hint of an MSI: deliver to one of those that match.
     pub redirect_hint: bool,
+    /// Somebody may want to hear of its completion, though it is edge
+    /// triggered: it comes from an I/O APIC.
+    pub watched: bool,
 }
 
 impl Message {
@@ -110,6 +113,7 @@ impl Message {
             level_triggered: false,
             assert: true,
             redirect_hint: false,
+            watched: false,
         }
     }
 

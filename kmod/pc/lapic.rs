@@ -189,6 +189,8 @@ pub struct Lapic {
     errors: u32,
     timer: Timer,
     pv_eoi_offered: bool,
+    /// What [`hardware`] needs to know has changed since it looked last.
+    changed: bool,
 }
 
 impl Lapic {
@@ -206,6 +208,7 @@ impl Lapic {
             errors: 0,
             timer: Timer::default(),
             pv_eoi_offered: false,
+            changed: true,
         };
         lapic.power_on(bsp);
         lapic
@@ -394,12 +397,18 @@ impl Lapic {
         let vector = self.isr.highest()?;
         self.isr.remove(vector);
         self.update_ppr();
+        Some(self.completed(vector))
+    }
+
+    /// What the end of `vector`, which is not in service any more, asks for.
+    #[inline]
+    pub fn completed(&self, vector: u8) -> EoiAction {
         let suppressed = self.config.suppress_eoi == SuppressEoi::Honoured
             && self.plain(regs::SVR) & svr::SUPPRESS_EOI_BROADCAST != 0;
-        Some(EoiAction {
+        EoiAction {
             vector,
             broadcast_to_ioapic: self.tmr.contains(vector) && !suppressed,
-        })
+        }
     }
 
     /// The interrupt in service of highest priority.
@@ -457,6 +466,7 @@ impl Lapic {
 
     #[inline]
     fn update_ppr(&mut self) {
+        self.changed = true;
         let in_service = self.isr.highest().unwrap_or(0) & 0xf0;
         let tpr = self.tpr();
         self.ppr = if tpr & 0xf0 >= in_service {

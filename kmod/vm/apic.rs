@@ -10,6 +10,7 @@ use crate::pc::addr::PAGE_SIZE;
 use crate::pc::lapic;
 use crate::pc::lapic::regs;
 use crate::pc::lapic::regs::base;
+use crate::pc::lapic::regs::X2APIC_MSR_BASE;
 use crate::pc::lapic::Effect;
 use crate::pc::lapic::EoiAction;
 use crate::pc::lapic::GpFault;
@@ -37,6 +38,25 @@ impl<V: Vendor> Vcpu<V> {
             self.hw.set_cr8(lapic.cr8());
         }
         Ok(self.apply_apic_effect(effect))
+    }
+
+    /// The guest has completed an interrupt at the local APIC that the processor
+    /// keeps; ours knows.
+    #[cold]
+    pub fn completed_by_processor(&mut self, vector: u8) -> Step {
+        match self.lapic.as_ref().map(|lapic| lapic.completed(vector)) {
+            Some(action) => self.complete_interrupt(action),
+            None => Step::Resume,
+        }
+    }
+
+    /// The guest has written a register of the local APIC that the processor
+    /// keeps, which did not act on it but has looked at reserved bits.
+    #[cold]
+    pub fn written_by_processor(&mut self, register: u8, value: u32) -> Step {
+        let msr = X2APIC_MSR_BASE + u32::from(register);
+        self.x2apic_write(msr, u64::from(value))
+            .unwrap_or(Step::Resume)
     }
 
     /// Offset in the page of the local APIC, if that is where `gpa` is. The page

@@ -133,20 +133,22 @@ impl VcpuTable {
 /// Posts to one vCPU and kicks it.
 fn hand_over(vcpu: &VcpuShared, message: &Message) -> Posted {
     let posted = vcpu.apic.accept(message);
-    if posted.needs_kick() {
+    if posted == Posted::Notify {
+        vcpu.notify();
+    } else if posted.needs_kick() {
         vcpu.kick();
     }
     posted
 }
 
 const fn accepted(posted: Posted) -> bool {
-    matches!(posted, Posted::Accepted { .. })
+    matches!(posted, Posted::Accepted { .. } | Posted::Notify)
 }
 
 const fn status(posted: Posted) -> LineStatus {
     match posted {
         Posted::Rejected => LineStatus::Ignored,
         Posted::Coalesced => LineStatus::Coalesced,
-        Posted::Accepted { .. } => LineStatus::Delivered(1),
+        Posted::Accepted { .. } | Posted::Notify => LineStatus::Delivered(1),
     }
 }

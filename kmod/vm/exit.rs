@@ -104,6 +104,11 @@ impl<V: Vendor> Vcpu<V> {
                 self.events.triple_fault = true;
                 Ok(Step::Leave)
             }
+            Exit::Eoi { vector } if V::KEEPS_APIC => Ok(self.completed_by_processor(vector)),
+            Exit::ApicWrite { register, value } if V::KEEPS_APIC => {
+                Ok(self.written_by_processor(register, value))
+            }
+            Exit::Eoi { .. } | Exit::ApicWrite { .. } => Ok(self.unexpected(0)),
             Exit::TaskSwitch => Ok(self.internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION)),
             Exit::EntryFailed { reason } => Ok(self.entry_failed(reason)),
             Exit::Unexpected { code } => Ok(self.unexpected(code)),

@@ -104,6 +104,15 @@ impl Requests {
             .map(|_| self.cpu.load(Ordering::Relaxed))
     }
 
+    /// The CPU on which the vCPU is in the guest, if nobody has interrupted it
+    /// since it entered.
+    #[inline]
+    pub fn cpu_in_guest(&self) -> Option<u32> {
+        fence(Ordering::SeqCst);
+        let inside = self.mode.load(Ordering::Acquire) == IN_GUEST;
+        inside.then(|| self.cpu.load(Ordering::Relaxed))
+    }
+
     /// Whether the vCPU is in the guest, or was a moment ago and has not said
     /// that it left.
     #[inline]

@@ -419,7 +419,7 @@ impl<V: Vendor> Vcpu<V> {
         if self.shared.apic.is_on() {
             self.take_posted();
         }
-        if !self.events.is_idle() || self.interrupt_waits() {
+        if !self.events.is_idle() || self.interrupt_waits() || self.apic_changed() {
             return self.deliver_waiting();
         }
         if self.pv_eoi.is_some() {
@@ -447,16 +447,24 @@ impl<V: Vendor> Vcpu<V> {
         requested || self.events.external.is_some()
     }
 
+    /// Whether a processor that keeps the local APIC is to look at it again.
+    #[inline]
+    fn apic_changed(&self) -> bool {
+        V::KEEPS_APIC && self.lapic.as_ref().is_some_and(Lapic::has_changed)
+    }
+
     fn deliver_waiting(&mut self) {
+        let injects = !self.processor_delivers();
         let mut source = Controllers {
             lapic: self.lapic.as_mut(),
             shared: &self.shared,
             chip: &self.vm.chip,
+            injects,
         };
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
         if self.processor_keeps_apic() {
-            // No request waits for a lower priority.
+            // No request waits for a lower priority, or the processor sees it.
             self.watch_cr8(false);
             return;
         }
@@ -465,14 +473,23 @@ impl<V: Vendor> Vcpu<V> {
         self.watch_cr8(watch);
     }
 
+    /// Whether the processor delivers the requests of the local APIC.
+    #[inline]
+    fn processor_delivers(&self) -> bool {
+        let lapic = self.lapic.as_ref();
+        V::KEEPS_APIC && !self.vapic.is_on() && lapic.is_some_and(|lapic| self.hw.delivers(lapic))
+    }
+
     /// Shows the local APIC to the processor, if that keeps it. A task priority
     /// in guest memory is nothing it knows of.
     #[inline]
     fn processor_keeps_apic(&mut self) -> bool {
-        match self.lapic.as_ref() {
+        match self.lapic.as_mut() {
             Some(lapic) if !self.vapic.is_on() => {
                 let chip = &self.vm.chip;
-                self.hw.load_apic(lapic, || chip.eoi_vectors())
+                let keeps = self.hw.load_apic(lapic, || chip.eoi_vectors());
+                lapic.shown();
+                keeps
             }
             _ => {
                 self.hw.withhold_apic();
@@ -571,6 +588,7 @@ impl<V: Vendor> Vcpu<V> {
             lapic: self.lapic.as_mut(),
             shared: &self.shared,
             chip: &self.vm.chip,
+            injects: true,
         };
         source.any(external)
     }
@@ -631,6 +649,9 @@ struct Controllers<'a> {
     lapic: Option<&'a mut Lapic>,
     shared: &'a super::vcpu::VcpuShared,
     chip: &'a super::chip::Chip,
+    /// Interrupts of the local APIC are for us to deliver; else only those of
+    /// the PICs are.
+    injects: bool,
 }
 
 impl InterruptSource for Controllers<'_> {
@@ -639,7 +660,7 @@ impl InterruptSource for Controllers<'_> {
         let Some(lapic) = self.lapic.as_ref() else {
             return external;
         };
-        lapic.pending_vector().is_some()
+        (self.injects && lapic.pending_vector().is_some())
             || ((external || self.shared.apic.extint()) && lapic.accepts_extint())
     }
 
@@ -652,6 +673,9 @@ impl InterruptSource for Controllers<'_> {
             if vector.is_some() {
                 return vector;
             }
+        }
+        if !self.injects {
+            return None;
         }
         let vector = lapic.pending_vector()?;
         lapic.ack(vector);

@@ -86,9 +86,8 @@ impl<V: Vendor> Vcpu<V> {
     /// `EINVAL` without a local APIC in the kernel, or where there is no memory
     /// that can be written.
     pub fn set_vapic_address(&mut self, address: &kvm_vapic_addr) -> Result {
-        if self.lapic.is_none() {
-            return Err(EINVAL);
-        }
+        // A processor that keeps the local APIC knows nothing of the word.
+        self.lapic.as_mut().ok_or(EINVAL)?.show_again();
         let first = Gpa(address.vapic_addr);
         self.vapic.word = None;
         if first.0 == 0 {

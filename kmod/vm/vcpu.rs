@@ -24,6 +24,7 @@ use crate::host::cpu;
 use crate::host::fpu::GuestFpu;
 use crate::host::fpu::HostXss;
 use crate::host::fpu::Xcr0;
+use crate::host::page::physical_address_of;
 use crate::host::task::Runner;
 use crate::host::task::Sigmask;
 use crate::host::task::WaitCell;
@@ -57,12 +58,12 @@ pub struct VcpuShared {
 }
 
 impl VcpuShared {
-    fn new(id: u32, index: usize) -> Self {
+    fn new(id: u32, index: usize, posts: bool) -> Self {
         Self {
             id,
             index,
             requests: Requests::new(),
-            apic: LapicPost::new(id),
+            apic: LapicPost::with(id, posts),
             runner: Runner::new(),
             wait: WaitCell::new(),
         }
@@ -78,6 +79,19 @@ impl VcpuShared {
         // An interrupt handler on that very CPU has made it leave already.
         if cpu != cpu::raw_current_cpu() {
             cpu::send_reschedule(cpu);
+        }
+    }
+
+    /// Has the processor that runs the vCPU take what has been posted for it,
+    /// without an exit, or wakes its thread from a HLT. Any context.
+    pub fn notify(&self) {
+        self.wait.wake();
+        // Kicked or not, a vCPU outside looks before it enters.
+        let Some(cpu) = self.requests.cpu_in_guest() else {
+            return;
+        };
+        if cpu != cpu::raw_current_cpu() {
+            cpu::notify(cpu);
         }
     }
 
@@ -199,7 +213,7 @@ impl<V: Vendor> Vcpu<V> {
     /// Too large for the stack of a kernel thread, so never moved.
     #[inline(never)]
     pub fn new(vm: Arc<Vm<V>>, id: u32, index: usize) -> Result<KBox<Self>> {
-        let shared = Arc::new(VcpuShared::new(id, index), GFP_KERNEL)?;
+        let shared = Arc::new(VcpuShared::new(id, index, V::posts()), GFP_KERNEL)?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL)?;
         let setup = VmSetup {
             nested_root: vm.memory.root(),
@@ -267,6 +281,10 @@ impl<V: Vendor> Vcpu<V> {
         vcpu.hw.set_tsc_multiplier(time.rate.multiplier());
         let models_apic = vcpu.lapic.is_none();
         vcpu.hw.intercept_cr8_write(models_apic);
+        if V::posts() {
+            let descriptor = physical_address_of(&vcpu.shared.apic);
+            vcpu.hw.set_posted(descriptor);
+        }
         vcpu.reset_registers();
         Ok(vcpu)
     }

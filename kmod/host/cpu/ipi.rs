@@ -7,6 +7,7 @@
 
 use super::bindings;
 use super::MAX_CPUS;
+use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use kernel::error::to_result;
 use kernel::ffi::c_void;
@@ -81,6 +82,28 @@ pub fn send_reschedule(cpu: u32) {
     // SAFETY: The kernel sends to any CPU that exists; numbers come from
     // `current_cpu`.
     unsafe { bindings::iv_send_reschedule(cpu as i32) };
+}
+
+/// Interrupts `cpu` with [`notification_vector`]: the kernel does nothing then,
+/// and a guest there that is to be notified by it takes what has been posted
+/// without an exit. As [`send_reschedule`] otherwise.
+#[inline]
+pub fn notify(cpu: u32) {
+    // SAFETY: As for `send_reschedule`.
+    unsafe { bindings::iv_notify_cpu(cpu as i32) };
+}
+
+/// [`notify`] for this CPU, which has interrupts off: one is pending afterwards,
+/// or will be in a moment.
+pub fn notify_self(_off: &IrqOff) {
+    // SAFETY: The kernel handles the vector.
+    unsafe { bindings::iv_notify_this_cpu() };
+}
+
+/// The vector of [`notify`].
+pub fn notification_vector() -> u8 {
+    // SAFETY: Gives a constant.
+    unsafe { bindings::iv_notification_vector() as u8 }
 }
 
 /// Interrupts the CPUs of `mask` but this one. With `wait`, each of them has

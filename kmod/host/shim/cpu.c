@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* This CPU and the others; hardware virtualization on all of them. */
+#include <asm/apic.h>
+#include <asm/irq_vectors.h>
 #include <asm/nospec-branch.h>
 #include <linux/kernel.h>
 #include <linux/smp.h>
@@ -43,6 +45,25 @@ int iv_wrmsr_safe(u32 msr, u64 value)
 void iv_send_reschedule(int cpu)
 {
 	smp_send_reschedule(cpu);
+}
+
+/*
+ * The kernel's handler of this vector does nothing. In a guest whose VMCS
+ * names the vector, the processor takes what has been posted instead.
+ */
+void iv_notify_cpu(int cpu)
+{
+	__apic_send_IPI_mask(cpumask_of(cpu), POSTED_INTR_VECTOR);
+}
+
+void iv_notify_this_cpu(void)
+{
+	__apic_send_IPI_self(POSTED_INTR_VECTOR);
+}
+
+unsigned int iv_notification_vector(void)
+{
+	return POSTED_INTR_VECTOR;
 }
 
 int iv_virt_get_ref(int feature)

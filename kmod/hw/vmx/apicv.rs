@@ -2,15 +2,16 @@
 
 //! The local APIC in the processor: SDM vol. 3, chapter 30.
 //!
-//! In x2APIC mode the processor can keep ISR and TPR in the virtual-APIC page,
-//! and do what the guest's accesses to these registers ask for, without an
+//! In x2APIC mode the processor can keep IRR, ISR and TPR in the virtual-APIC
+//! page, and do what the guest's accesses to these registers ask for, without an
 //! exit. Before an entry the page is shown the local APIC ([`Mirror::show`]),
 //! after the exit the local APIC takes what the guest has done
-//! ([`Mirror::take`]).
+//! ([`Mirror::take`]). Accesses to other registers exit.
 //!
-//! The processor is not asked to deliver interrupts: nothing is requested while
-//! it keeps the APIC. A request comes with an exit anyway, and then the entry
-//! delivers it; while one waits, all accesses exit.
+//! It can deliver what is requested there as well, whenever the guest lets it.
+//! Where that is not used, nothing is requested while it keeps the APIC: a
+//! request comes with an exit, and then the entry delivers it; while one waits,
+//! all accesses exit.
 
 use crate::pc::lapic::regs;
 use crate::pc::lapic::Lapic;
@@ -31,20 +32,41 @@ pub const READ: [RangeInclusive<u32>; 3] = [
     msr(regs::ISR)..=msr(regs::IRR + 7),
 ];
 
-/// MSRs whose writes the processor does, reserved bits included (30.5). Not a
-/// self-IPI, which would be a request.
+/// MSRs whose writes the processor does, reserved bits included (30.5).
 pub const WRITTEN: [u32; 2] = [msr(regs::TPR), msr(regs::EOI)];
 
-/// Guest interrupt status (25.4.2): what the processor has to deliver next,
-/// nothing here, and in the upper half (SVI) what is in service.
+/// One more if it delivers interrupts, for it makes a request.
+pub const SELF_IPI: u32 = msr(regs::SELF_IPI);
+
+/// The register whose write the processor has left at taking the value
+/// (30.4.3.3), by its offset in the page. Only a self-IPI with an illegal vector
+/// comes (30.5).
+pub const fn written(offset: u64) -> Option<u8> {
+    if offset == (regs::SELF_IPI as u64) << 4 {
+        Some(regs::SELF_IPI)
+    } else {
+        None
+    }
+}
+
+/// Guest interrupt status (25.4.2): in the low half (RVI) what the processor has
+/// to deliver next, in the upper half (SVI) what is in service; 0 is nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct InterruptStatus(pub u16);
 
 impl InterruptStatus {
-    /// That of an APIC with these interrupts in service.
+    /// That of an APIC with these requests and these interrupts in service.
     #[inline]
-    pub fn of(in_service: &VectorSet) -> Self {
-        Self(u16::from_le_bytes([0, in_service.highest().unwrap_or(0)]))
+    pub fn of(irr: &VectorSet, isr: &VectorSet) -> Self {
+        let requested = irr.highest().unwrap_or(0);
+        let in_service = isr.highest().unwrap_or(0);
+        Self(u16::from_le_bytes([requested, in_service]))
+    }
+
+    /// Nothing is requested and nothing in service.
+    #[inline]
+    pub const fn is_idle(self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -85,51 +107,89 @@ fn write_set(page: &impl RegisterPage, first: u8, has: &mut VectorSet, set: &Vec
 /// What the virtual-APIC page and the VMCS have of a local APIC.
 #[derive(Default, Debug)]
 pub struct Mirror {
+    irr: VectorSet,
     isr: VectorSet,
     tmr: VectorSet,
     status: InterruptStatus,
+    eoi_exits: VectorSet,
+}
+
+/// Fields of the VMCS that are to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Changes {
+    /// Guest interrupt status.
+    pub status: Option<InterruptStatus>,
+    /// EOI-exit bitmap.
+    pub eoi_exits: Option<VectorSet>,
 }
 
 impl Mirror {
-    /// Makes `page` what `lapic` is. The guest interrupt status, if that is to
-    /// be written.
+    /// Makes `page` what `lapic` is, and says what of the VMCS is to follow.
+    ///
+    /// `watched`: the vectors whose end others wait for beside those that are
+    /// level triggered. Asked only if there is anything whose end can come; not
+    /// at all if the processor delivers no interrupts, which is not let keep an
+    /// APIC with such a vector in service.
     #[inline]
-    pub fn show(&mut self, lapic: &Lapic, page: &impl RegisterPage) -> Option<InterruptStatus> {
+    pub fn show(
+        &mut self,
+        lapic: &Lapic,
+        page: &impl RegisterPage,
+        watched: Option<impl FnOnce() -> VectorSet>,
+    ) -> Changes {
         let tpr = u32::from(lapic.tpr());
         if page.register(regs::TPR) != tpr {
             page.set_register(regs::TPR, tpr);
         }
+        write_set(page, regs::IRR, &mut self.irr, lapic.irr());
         write_set(page, regs::ISR, &mut self.isr, lapic.isr());
         write_set(page, regs::TMR, &mut self.tmr, lapic.tmr());
-        let status = InterruptStatus::of(lapic.isr());
-        if status == self.status {
-            return None;
+        let mut changes = Changes::default();
+        let status = InterruptStatus::of(lapic.irr(), lapic.isr());
+        if status != self.status {
+            self.status = status;
+            changes.status = Some(status);
         }
-        self.status = status;
-        Some(status)
+        if let (false, Some(watched)) = (status.is_idle(), watched) {
+            let exits = lapic.tmr().union(&watched());
+            if !exits.equals(&self.eoi_exits) {
+                self.eoi_exits = exits;
+                changes.eoi_exits = Some(exits);
+            }
+        }
+        changes
     }
 
     /// Makes `lapic` what the guest has left in `page`. `status`: what the
-    /// VMCS says after the exit.
+    /// VMCS says after the exit. `delivers`: the processor delivers interrupts.
     #[inline]
     pub fn take(
         &mut self,
         lapic: &mut Lapic,
         page: &impl RegisterPage,
         status: InterruptStatus,
+        delivers: bool,
         post: &LapicPost,
     ) {
         let tpr = page.register(regs::TPR) as u8;
         if tpr != lapic.tpr() {
             lapic.set_tpr(tpr, post);
         }
-        // Interrupts are only completed, the highest first.
-        if status == self.status {
-            return;
+        if !delivers {
+            // Interrupts are only completed, the highest first.
+            if status != self.status {
+                self.isr = read_set(page, regs::ISR);
+                lapic.take_back(VectorSet::EMPTY, self.isr);
+            }
+        } else if !(status.is_idle() && self.status.is_idle()) {
+            // Equal ones say nothing: the same vector may have been requested
+            // again. What came up and was completed meanwhile has left nothing.
+            self.irr = read_set(page, regs::IRR);
+            self.isr = read_set(page, regs::ISR);
+            lapic.take_back(self.irr, self.isr);
         }
         self.status = status;
-        self.isr = read_set(page, regs::ISR);
-        lapic.take_back(self.isr);
+        lapic.shown();
     }
 }
 

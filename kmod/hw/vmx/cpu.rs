@@ -108,6 +108,10 @@ pub(super) struct Shared {
     pub(super) msr_bitmap: MsrBitmap,
     /// Which ones while the processor keeps the local APIC, if it can and may.
     pub(super) apicv_bitmap: Option<MsrBitmap>,
+    /// It delivers their interrupts, too: set before the first vCPU.
+    delivers: AtomicBool,
+    /// It takes posted interrupts: likewise.
+    posts: AtomicBool,
     /// Identifiers of address spaces.
     pub(super) vpids: Vpids,
     /// The host's registers of SYSCALL.
@@ -119,6 +123,37 @@ pub(super) struct Shared {
     /// Whether guests must not meet PEBS.
     pub(super) has_pebs: bool,
     has_tsc_aux: bool,
+}
+
+impl Shared {
+    /// The processor delivers the interrupts of the local APICs that it keeps.
+    #[inline]
+    pub(super) fn delivers(&self) -> bool {
+        self.delivers.load(Ordering::Relaxed)
+    }
+
+    /// It takes posted interrupts for guests.
+    #[inline]
+    pub(super) fn posts(&self) -> bool {
+        self.posts.load(Ordering::Relaxed)
+    }
+
+    /// From now on, before the first vCPU, it does.
+    pub(super) fn set_posts(&self) {
+        self.posts.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on, before the first vCPU, it delivers them.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it cannot keep any.
+    pub(super) fn set_delivers(&self) -> Result {
+        let bitmap = self.apicv_bitmap.as_ref().ok_or(EINVAL)?;
+        bitmap.pass_self_ipi()?;
+        self.delivers.store(true, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 static SHARED: Global<Shared> = Global::new();
@@ -145,6 +180,8 @@ pub(super) fn init() -> Result {
             true => Some(MsrBitmap::with_virtual_apic()?),
             false => None,
         },
+        delivers: AtomicBool::new(false),
+        posts: AtomicBool::new(false),
         vpids: Vpids::new()?,
         syscall: Syscall::read(),
         ends_runs_in_time,

@@ -333,6 +333,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
         let exit = exit::decode(reason, &Current);
         match exit {
+            Exit::Unexpected { .. } if reason == Reason::APIC_WRITE => {
+                return self.apic_write_exit();
+            }
             Exit::NmiWindow => self.words.primary.set(Primary::NMI_WINDOW, false),
             Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
                 let found = Current.read_natural(info::QUALIFICATION);

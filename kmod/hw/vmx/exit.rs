@@ -39,6 +39,9 @@ pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
         // The guest lets more interrupts through than it did.
         Reason::INTERRUPT_WINDOW | Reason::TPR_BELOW_THRESHOLD => Exit::InterruptWindow,
         Reason::VMCALL => Exit::Hypercall,
+        Reason::VIRTUALIZED_EOI => Exit::Eoi {
+            vector: fields.read_natural(info::QUALIFICATION) as u8,
+        },
         other => rare(other, fields),
     }
 }

@@ -72,6 +72,15 @@ impl MsrBitmap {
         Ok(bitmap)
     }
 
+    /// The processor does self-IPIs as well: it delivers interrupts.
+    ///
+    /// # Errors
+    ///
+    /// None that could come.
+    pub(super) fn pass_self_ipi(&self) -> Result {
+        self.pass(apicv::SELF_IPI, WRITES).ok_or(EINVAL)
+    }
+
     /// `access`: [`READS`] or [`WRITES`].
     fn pass(&self, msr: u32, access: usize) -> Option<()> {
         let (part, low) = match msr {

@@ -49,6 +49,8 @@ pub(super) struct Words {
     pub(super) primary: Primary,
     /// As the VMCS has them.
     pub(super) primary_written: Primary,
+    /// Without posted interrupts, which come and go.
+    pub(super) pin: Pin,
     /// Written when they change.
     pub(super) secondary: Secondary,
 }
@@ -68,6 +70,7 @@ impl Words {
         Self {
             primary,
             primary_written: primary,
+            pin: controls.pin.with(Pin::PREEMPTION_TIMER),
             secondary: secondary.assign(Secondary::VPID, vpid).assign(
                 Secondary::PAUSE_LOOP,
                 controls.has_pause_loop_exiting() && params::ple_gap() != 0,
@@ -100,7 +103,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     fn set_up_controls(&mut self) {
         let shared = self.shared();
         let controls = &shared.controls;
-        self.write(control::PIN, controls.pin.with(Pin::PREEMPTION_TIMER).0);
+        self.write(control::PIN, self.words.pin.0);
         self.write(control::PRIMARY, self.words.primary.0);
         self.write(control::SECONDARY, self.words.secondary.0);
         self.write(control::EXIT, controls.exit.base.0);

@@ -2,18 +2,23 @@
 
 //! Local APICs that the processor keeps: the virtual-APIC page and the fields of
 //! the VMCS for it. Which ones, and what is in them, is
-//! [`apicv`](super::apicv).
+//! [`apicv`].
 
+use super::apicv;
 use super::apicv::InterruptStatus;
 use super::apicv::Mirror;
 use super::apicv::RegisterPage;
+use super::controls::Pin;
 use super::controls::Secondary;
+use super::exit::Reason;
 use super::field::control;
 use super::field::guest;
+use super::field::info;
 use super::field::ReadFields;
 use super::state::Current;
 use super::Vmx;
 use crate::host::page::HostPage;
+use crate::hw::Exit;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
 use crate::pc::lapic::VectorSet;
@@ -32,6 +37,8 @@ const STRIDE: usize = 16;
 pub(super) struct VirtualApic {
     /// It keeps it.
     on: bool,
+    /// It takes posted interrupts: the VMCS says where they are.
+    pub(super) posted: bool,
     mirror: Mirror,
 }
 
@@ -48,27 +55,41 @@ impl RegisterPage for HostPage {
 }
 
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
-    /// A new VMCS: nothing is in service, and no completion exits.
+    /// A new VMCS: nothing is requested or in service, and no completion exits.
     pub(super) fn set_up_virtual_apic(&self) {
         self.write(guest::INTERRUPT_STATUS, 0);
-        self.write(control::EOI_EXIT_0, 0);
-        self.write(control::EOI_EXIT_1, 0);
-        self.write(control::EOI_EXIT_2, 0);
-        self.write(control::EOI_EXIT_3, 0);
+        self.write_eoi_exits(VectorSet::EMPTY);
+    }
+
+    fn write_eoi_exits(&self, vectors: VectorSet) {
+        let [w0, w1, w2, w3] = vectors.words();
+        self.write(control::EOI_EXIT_0, w0);
+        self.write(control::EOI_EXIT_1, w1);
+        self.write(control::EOI_EXIT_2, w2);
+        self.write(control::EOI_EXIT_3, w3);
     }
 
     /// Before an entry, see [`crate::hw::Vendor::load_apic`].
     #[inline]
     pub(super) fn show_apic(&mut self, lapic: &Lapic, watched: impl FnOnce() -> VectorSet) -> bool {
-        let (Some(_), Some(page)) = (&self.shared().apicv_bitmap, &self.virtual_apic) else {
+        let shared = self.shared();
+        let (Some(_), Some(page)) = (&shared.apicv_bitmap, &self.virtual_apic) else {
             return false;
         };
-        if !lapic.may_be_kept(watched) {
+        let (mirror, delivers) = (&mut self.apicv.mirror, shared.delivers());
+        let changes = if delivers && lapic.may_be_delivered() {
+            mirror.show(lapic, page, Some(watched))
+        } else if !delivers && lapic.may_be_kept(watched) {
+            mirror.show(lapic, page, None::<fn() -> VectorSet>)
+        } else {
             self.hide_apic();
             return false;
-        }
-        if let Some(status) = self.apicv.mirror.show(lapic, page) {
+        };
+        if let Some(status) = changes.status {
             self.write(guest::INTERRUPT_STATUS, status.0);
+        }
+        if let Some(vectors) = changes.eoi_exits {
+            self.write_eoi_exits(vectors);
         }
         if !self.apicv.on {
             self.switch_apicv(true);
@@ -85,7 +106,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     }
 
     #[inline(never)]
-    fn switch_apicv(&mut self, on: bool) {
+    pub(super) fn switch_apicv(&mut self, on: bool) {
         let shared = self.shared();
         let bitmap = match &shared.apicv_bitmap {
             Some(bitmap) if on => bitmap,
@@ -94,6 +115,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.write(control::MSR_BITMAP, bitmap.hpa().0);
         self.words.secondary = self.words.secondary.assign(CONTROLS, on);
         self.write(control::SECONDARY, self.words.secondary.0);
+        if self.apicv.posted {
+            // Only together with delivery, says 27.2.1.1.
+            let pin = self.words.pin.assign(Pin::POSTED_INTERRUPTS, on);
+            self.write(control::PIN, pin.0);
+        }
         self.apicv.on = on;
     }
 
@@ -107,7 +133,24 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             return false;
         };
         let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
-        self.apicv.mirror.take(lapic, page, status, post);
+        let delivers = self.shared.delivers();
+        self.apicv.mirror.take(lapic, page, status, delivers, post);
         true
+    }
+
+    /// The guest has written a register that the processor leaves to us
+    /// (30.4.3.3).
+    #[cold]
+    pub(super) fn apic_write_exit(&self) -> Exit {
+        let offset = Current.read_natural(info::QUALIFICATION) & 0xfff;
+        match (apicv::written(offset), &self.virtual_apic) {
+            (Some(register), Some(page)) => Exit::ApicWrite {
+                register,
+                value: page.register(register),
+            },
+            _ => Exit::Unexpected {
+                code: u64::from(Reason::APIC_WRITE.0),
+            },
+        }
     }
 }

@@ -77,6 +77,7 @@ impl Message {
             level_triggered,
             assert: true,
             redirect_hint: address_lo & address::REDIRECT_HINT != 0,
+            watched: false,
         }
     }
 
@@ -97,6 +98,7 @@ impl Message {
             level_triggered: entry & rte::LEVEL != 0,
             assert: true,
             redirect_hint: false,
+            watched: true,
         }
     }
 }

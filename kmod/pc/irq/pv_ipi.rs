@@ -44,6 +44,7 @@ impl PvIpi {
                 level_triggered,
                 assert: !level_triggered || command & icr::ASSERT != 0,
                 redirect_hint: false,
+                watched: false,
             },
         })
     }

@@ -180,6 +180,7 @@ fn msi() {
             level_triggered: true,
             assert: true,
             redirect_hint: true,
+            watched: false,
         }
     );
     let wide = Message::from_msi(0xfee0_5000, 0x1234_56ff, 0x31, DestFormat::Bits32);
@@ -201,7 +202,11 @@ fn redirection_entry() {
     assert!(message.level_triggered && message.assert);
     let entry = 0x0500_0000_0000_0031 | 0x12 << 49;
     let message = Message::from_rte(entry, DestFormat::Bits15);
-    assert_eq!(message, Message::fixed(0x1205, 0x31));
+    let watched = Message {
+        watched: true,
+        ..Message::fixed(0x1205, 0x31)
+    };
+    assert_eq!(message, watched);
 }
 
 #[test]

@@ -319,6 +319,7 @@ impl Lapic {
 
     fn write_svr(&mut self, value: u32, post: &LapicPost) -> Effect {
         self.set_plain(regs::SVR, value & self.svr_writable());
+        self.changed = true;
         if self.software_enabled() {
             self.publish(post);
             return Effect::None;
@@ -384,6 +385,7 @@ impl Lapic {
             level_triggered,
             assert: !level_triggered || command & icr::ASSERT != 0,
             redirect_hint: false,
+            watched: false,
         };
         if message.is_deassert() {
             return Effect::None;

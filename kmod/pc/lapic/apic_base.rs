@@ -106,6 +106,7 @@ impl Lapic {
             return Err(GpFault);
         }
         self.apic_base = value;
+        self.changed = true;
         if before != mode && mode == Mode::XApic {
             // The id a guest gave the xAPIC does not survive; other registers
             // do, which the manuals allow.

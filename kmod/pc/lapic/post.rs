@@ -5,12 +5,29 @@
 //!
 //! # Protocol
 //!
-//! A sender first marks what it sends, then sets ON. The sender that turned
-//! ON from 0 to 1 has to kick the vCPU; all others know that someone did. The
-//! owner first clears ON, then takes what is marked ([`Lapic::sync`]). So a
-//! mark is either taken, or ON is set after it and the owner looks again.
+//! A sender first marks what it sends, then sets LOOK. The sender that turned
+//! LOOK from 0 to 1 has to kick the vCPU; all others know that someone did. The
+//! owner first clears LOOK, then takes what is marked ([`Lapic::sync`]). So a
+//! mark is either taken, or LOOK is set after it and the owner looks again.
 //! A vCPU that goes to sleep must look at [`LapicPost::is_on`] after it made
 //! itself known as asleep.
+//!
+//! # The processor as a second taker
+//!
+//! While a guest runs, its processor may take requests by posted-interrupt
+//! processing (SDM vol. 3C section 31.6): then the guest need not exit for them.
+//! It clears ON, takes all requests of the descriptor, and delivers them. It
+//! knows nothing of the rest, so marks are in two places, each with a flag of
+//! its own:
+//!
+//! * in the descriptor, with ON, what it may take: edge-triggered interrupts
+//!   whose end nobody waits for ([`LapicPost::post_to_processor`]). Who turned ON
+//!   from 0 to 1 sends it the notification, which the kernel's handler ignores
+//!   if it finds no guest; the owner looks at ON before it enters the guest.
+//! * elsewhere, with LOOK, what the owner has to see.
+//!
+//! Both clear their flag first and take the marks then, and never run at the
+//! same time, so nothing is lost between the two.
 //!
 //! [`Lapic::sync`]: super::Lapic::sync
 
@@ -19,8 +36,12 @@ use super::vectors::VectorSet;
 use crate::pc::irq::{DeliveryMode, Message};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-/// Control word: something is posted that the owner has not looked at.
+/// Control word: there are requests that the processor may take (outstanding
+/// notification).
 const ON: u64 = 1 << 0;
+/// Control word, in the part that is left to software: something is posted that
+/// the owner has not looked at.
+const LOOK: u64 = 1 << 32;
 
 /// The part of a local APIC that every thread may touch.
 ///
@@ -33,6 +54,8 @@ pub struct LapicPost {
     control: AtomicU64,
     /// Rest of the descriptor.
     _reserved: [u64; 3],
+    /// Requests that the processor may not take, if it takes any.
+    held: [AtomicU64; 4],
     /// Which of the posted vectors are level triggered.
     level: [AtomicU64; 4],
     events: AtomicU32,
@@ -41,6 +64,8 @@ pub struct LapicPost {
     sipi_vector: AtomicU8,
     identity: AtomicU64,
     x2apic_id: u32,
+    /// The processor takes requests.
+    by_processor: bool,
 }
 
 /// What became of an interrupt that was handed to one local APIC.
@@ -56,13 +81,16 @@ pub enum Posted {
         /// The vCPU has to be woken or made to exit.
         kick: bool,
     },
+    /// It will be seen if the vCPU is woken, or the processor that runs it
+    /// notified. A kick does as well.
+    Notify,
 }
 
 impl Posted {
-    /// Whether the vCPU has to be kicked.
+    /// Whether the vCPU has to be kicked, or at least notified.
     #[inline]
     pub const fn needs_kick(self) -> bool {
-        matches!(self, Self::Accepted { kick: true })
+        matches!(self, Self::Accepted { kick: true } | Self::Notify)
     }
 }
 
@@ -138,10 +166,17 @@ impl LapicPost {
     /// For the vCPU whose x2APIC id is `x2apic_id`. Matches no destination
     /// until the owner publishes its first state.
     pub const fn new(x2apic_id: u32) -> Self {
+        Self::with(x2apic_id, false)
+    }
+
+    /// The same; if `by_processor`, the processor takes requests of a running
+    /// guest.
+    pub const fn with(x2apic_id: u32, by_processor: bool) -> Self {
         Self {
             requests: [const { AtomicU64::new(0) }; 4],
             control: AtomicU64::new(0),
             _reserved: [0; 3],
+            held: [const { AtomicU64::new(0) }; 4],
             level: [const { AtomicU64::new(0) }; 4],
             events: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
@@ -149,19 +184,20 @@ impl LapicPost {
             sipi_vector: AtomicU8::new(0),
             identity: AtomicU64::new(0),
             x2apic_id,
+            by_processor,
         }
     }
 
     /// Whether something is posted that the owner has not taken yet.
     #[inline]
     pub fn is_on(&self) -> bool {
-        self.control.load(Ordering::SeqCst) & ON != 0
+        self.control.load(Ordering::SeqCst) != 0
     }
 
-    /// Sets ON; says whether the caller is the one who has to kick.
+    /// Sets LOOK; says whether the caller is the one who has to kick.
     #[inline]
     fn raise(&self) -> bool {
-        self.control.fetch_or(ON, Ordering::SeqCst) & ON == 0
+        self.control.fetch_or(LOOK, Ordering::SeqCst) & LOOK == 0
     }
 
     /// Posts a fixed interrupt, whatever state the APIC is in.
@@ -182,10 +218,36 @@ impl LapicPost {
         } else if self.level[word].load(Ordering::Relaxed) & bit != 0 {
             self.level[word].fetch_and(!bit, Ordering::Release);
         }
-        if self.requests[word].fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+        let requests = if self.by_processor {
+            &self.held
+        } else {
+            &self.requests
+        };
+        if requests[word].fetch_or(bit, Ordering::SeqCst) & bit != 0 {
             return Posted::Coalesced;
         }
         Posted::Accepted { kick: self.raise() }
+    }
+
+    /// Posts a fixed, edge-triggered interrupt whose end nobody waits for: the
+    /// processor may take it, if it takes any. As [`Self::post`] otherwise.
+    #[inline]
+    pub fn post_to_processor(&self, vector: u8) -> Posted {
+        let word = usize::from(vector >> 6);
+        let bit = 1u64 << (vector & 63);
+        // The processor does not change trigger modes.
+        let was_level = self.level[word].load(Ordering::Relaxed) & bit != 0;
+        if !self.by_processor || vector < regs::FIRST_LEGAL_VECTOR || was_level {
+            return self.post(vector, false);
+        }
+        if self.requests[word].fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+            return Posted::Coalesced;
+        }
+        if self.control.fetch_or(ON, Ordering::SeqCst) & ON == 0 {
+            Posted::Notify
+        } else {
+            Posted::Accepted { kick: false }
+        }
     }
 
     fn post_event(&self, event: u32) -> Posted {
@@ -195,6 +257,13 @@ impl LapicPost {
             return Posted::Coalesced;
         }
         Posted::Accepted { kick }
+    }
+
+    /// The words of the descriptor, as the processor sees them.
+    #[cfg(test)]
+    pub(super) const fn descriptor(&self) -> [&AtomicU64; 5] {
+        let [r0, r1, r2, r3] = &self.requests;
+        [r0, r1, r2, r3, &self.control]
     }
 
     /// Posts a non-maskable interrupt.
@@ -260,7 +329,11 @@ impl LapicPost {
                 if message.is_deassert() || !self.snapshot().software_enabled() {
                     return Posted::Rejected;
                 }
-                self.post(message.vector, message.level_triggered)
+                if message.level_triggered || message.watched {
+                    self.post(message.vector, message.level_triggered)
+                } else {
+                    self.post_to_processor(message.vector)
+                }
             }
             DeliveryMode::Nmi => self.post_nmi(),
             DeliveryMode::Smi => self.post_smi(),
@@ -293,21 +366,17 @@ impl LapicPost {
     /// For the owner: takes everything posted into `requests` and `triggers`.
     #[inline]
     pub(super) fn take(&self, requests: &mut VectorSet, triggers: &mut VectorSet) -> Events {
-        if self.control.load(Ordering::Acquire) & ON == 0 {
+        if self.control.load(Ordering::Acquire) == 0 {
             return Events::NONE;
         }
         self.take_slow(requests, triggers)
     }
 
     fn take_slow(&self, requests: &mut VectorSet, triggers: &mut VectorSet) -> Events {
-        self.control.fetch_and(!ON, Ordering::SeqCst);
-        for index in 0..self.requests.len() {
-            let (word, level) = (&self.requests[index], &self.level[index]);
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let bits = word.swap(0, Ordering::SeqCst);
-            requests.merge_word(triggers, index, bits, level.load(Ordering::Acquire));
+        self.control.swap(0, Ordering::SeqCst);
+        self.take_requests(&self.requests, requests, triggers);
+        if self.by_processor {
+            self.take_requests(&self.held, requests, triggers);
         }
         let nmis = match self.nmis.load(Ordering::Relaxed) {
             0 => 0,
@@ -324,9 +393,25 @@ impl LapicPost {
         }
     }
 
+    #[inline]
+    fn take_requests(
+        &self,
+        from: &[AtomicU64; 4],
+        requests: &mut VectorSet,
+        triggers: &mut VectorSet,
+    ) {
+        for (index, (word, level)) in from.iter().zip(&self.level).enumerate() {
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let bits = word.swap(0, Ordering::SeqCst);
+            requests.merge_word(triggers, index, bits, level.load(Ordering::Acquire));
+        }
+    }
+
     /// For the owner: forgets posted fixed interrupts, keeps events.
     pub(super) fn discard_requests(&self) {
-        for word in &self.requests {
+        for word in self.requests.iter().chain(&self.held) {
             word.store(0, Ordering::SeqCst);
         }
     }

@@ -86,6 +86,13 @@ impl VectorSet {
         (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3) == 0
     }
 
+    /// The members of either.
+    #[inline]
+    pub const fn union(&self, other: &Self) -> Self {
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (self.0, other.0);
+        Self([a0 | b0, a1 | b1, a2 | b2, a3 | b3])
+    }
+
     /// Whether a vector is in this set and in one of the others.
     #[inline]
     pub const fn meets(&self, one: &Self, other: &Self) -> bool {

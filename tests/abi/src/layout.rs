@@ -132,6 +132,7 @@ pub const MSR_NONE: u32 = 0x1234_5678;
 pub const APIC_ID: u32 = 0x20;
 pub const APIC_VERSION: u32 = 0x30;
 pub const APIC_TPR: u32 = 0x80;
+pub const APIC_PPR: u32 = 0xa0;
 pub const APIC_EOI: u32 = 0xb0;
 pub const APIC_SVR: u32 = 0xf0;
 pub const APIC_ISR: u32 = 0x100;

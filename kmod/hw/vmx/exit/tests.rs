@@ -83,7 +83,7 @@ fn plain_reasons() {
             "Undefined",
         ),
     ];
-    let qualified = [0, 28, 29, 30, 48, 75];
+    let qualified = [0, 28, 29, 30, 45, 48, 75];
     for number in 0..=0xffffu32 {
         if qualified.contains(&number) {
             continue;
@@ -98,6 +98,12 @@ fn plain_reasons() {
         let exit = decode(Reason(number), &Fields::default());
         assert_eq!(format!("{exit:?}"), expected, "reason {number}");
     }
+}
+
+#[test]
+fn end_of_an_interrupt() {
+    let exit = qualified(Reason(45), 0x61);
+    assert!(matches!(exit, Exit::Eoi { vector: 0x61 }));
 }
 
 /// What the upper half of the reason adds does not hide the exit.

@@ -3,7 +3,7 @@
 //! Random traffic.
 
 use super::super::regs::{self, base};
-use super::super::{Config, IdFormat, Initiator, Lapic, LapicPost, Mode, VectorSet};
+use super::super::{Config, IdFormat, Initiator, Lapic, LapicPost, Mode, Posted, VectorSet};
 use super::Bench;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -301,9 +301,10 @@ fn concurrent_posts_are_not_lost() {
                 let vector = 0x40 + sender * 0x41;
                 for _ in 0..ROUNDS {
                     match post.post(vector, sender == 1) {
-                        super::super::Posted::Accepted { .. } => accepted += 1,
-                        super::super::Posted::Coalesced => {}
-                        super::super::Posted::Rejected => panic!("rejected"),
+                        Posted::Accepted { .. } => accepted += 1,
+                        Posted::Notify => panic!("no processor takes any"),
+                        Posted::Coalesced => {}
+                        Posted::Rejected => panic!("rejected"),
                     }
                 }
                 (vector, accepted)
@@ -340,4 +341,148 @@ fn concurrent_posts_are_not_lost() {
         assert_eq!(seen[usize::from(vector)], accepted, "{vector:#x}");
     }
     assert!(!post.is_on());
+}
+
+/// What a processor does when it is notified (SDM vol. 3C section 31.6).
+fn take_as_processor(post: &LapicPost) -> [u64; 4] {
+    let [r0, r1, r2, r3, control] = post.descriptor();
+    control.fetch_and(!1, Ordering::SeqCst);
+    [r0, r1, r2, r3].map(|word| word.swap(0, Ordering::SeqCst))
+}
+
+/// Threads post interrupts for the processor and for the owner, and NMIs, while
+/// the two take turns. Each looks only when it has been told to: the processor by
+/// a notification, the owner by a kick, or when it happens to be outside anyway.
+/// So a sender that tells nobody where it should shows as a loss.
+#[test]
+fn processor_and_owner_lose_nothing_between_them() {
+    const SENDERS: u8 = 3;
+    const ROUNDS: u32 = if cfg!(miri) { 20 } else { 20_000 };
+    let post = Arc::new(LapicPost::with(0, true));
+    let mut lapic = Lapic::new(Config::new(0), true);
+    lapic.publish(&post);
+    let stop = Arc::new(AtomicBool::new(false));
+    let notified = Arc::new(AtomicBool::new(false));
+    let kicked = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let post = Arc::clone(&post);
+            let (notified, kicked) = (Arc::clone(&notified), Arc::clone(&kicked));
+            std::thread::spawn(move || {
+                let vector = 0x40 + sender * 0x41;
+                let mut accepted = 0u32;
+                for round in 0..ROUNDS {
+                    let posted = match sender {
+                        0 => post.post_to_processor(vector),
+                        1 => post.post(vector, true),
+                        _ if round % 2 == 0 => post.post_to_processor(vector),
+                        _ => {
+                            if post.post_nmi().needs_kick() {
+                                kicked.store(true, Ordering::SeqCst);
+                            }
+                            continue;
+                        }
+                    };
+                    match posted {
+                        Posted::Notify => notified.store(true, Ordering::SeqCst),
+                        Posted::Accepted { kick: true } => kicked.store(true, Ordering::SeqCst),
+                        Posted::Accepted { kick: false } => {}
+                        Posted::Coalesced => continue,
+                        Posted::Rejected => panic!("rejected"),
+                    }
+                    accepted += 1;
+                }
+                (vector, accepted)
+            })
+        })
+        .collect();
+    let taker = std::thread::spawn({
+        let post = Arc::clone(&post);
+        let stop = Arc::clone(&stop);
+        let (notified, kicked) = (Arc::clone(&notified), Arc::clone(&kicked));
+        move || {
+            let mut seen = [0u32; 256];
+            let mut nmis = 0u32;
+            let mut turn = 0u32;
+            loop {
+                let last = stop.load(Ordering::SeqCst);
+                turn = turn.wrapping_add(1);
+                // In the guest: the processor is at it.
+                if notified.swap(false, Ordering::SeqCst) {
+                    for (index, mut word) in (0u32..).zip(take_as_processor(&post)) {
+                        while word != 0 {
+                            let vector = index * 64 + word.trailing_zeros();
+                            word &= word - 1;
+                            assert!(vector != 0x81, "this one is the owner's");
+                            seen[vector as usize] += 1;
+                        }
+                    }
+                }
+                // Out of the guest: for a kick, or for reasons of its own.
+                if kicked.swap(false, Ordering::SeqCst) || turn % 8 == 0 {
+                    nmis += u32::from(lapic.sync(&post).nmis);
+                    while let Some(vector) = lapic.highest_request() {
+                        assert_eq!(lapic.tmr.contains(vector), vector == 0x81);
+                        lapic.ack(vector);
+                        assert!(lapic.eoi().is_some());
+                        seen[usize::from(vector)] += 1;
+                    }
+                }
+                let told = notified.load(Ordering::SeqCst) || kicked.load(Ordering::SeqCst);
+                if last && !told {
+                    return (seen, nmis);
+                }
+            }
+        }
+    });
+    let sent: Vec<_> = senders
+        .into_iter()
+        .map(|sender| sender.join().expect("sender"))
+        .collect();
+    stop.store(true, Ordering::SeqCst);
+    let (seen, nmis) = taker.join().expect("taker");
+    for (vector, accepted) in sent {
+        assert_eq!(seen[usize::from(vector)], accepted, "{vector:#x}");
+    }
+    assert!(nmis > 0);
+    assert!(!post.is_on());
+}
+
+/// What a processor may take, and who is to be told.
+#[test]
+fn what_is_for_the_processor() {
+    let post = LapicPost::with(0, true);
+    let mut lapic = Lapic::new(Config::new(0), true);
+    assert_eq!(post.post_to_processor(0x40), Posted::Notify);
+    assert_eq!(post.post_to_processor(0x40), Posted::Coalesced);
+    assert_eq!(
+        post.post_to_processor(0x41),
+        Posted::Accepted { kick: false }
+    );
+    // An interrupt whose end counts, and an NMI: the owner is to be kicked
+    // though a notification is under way.
+    assert_eq!(post.post(0x50, true), Posted::Accepted { kick: true });
+    assert_eq!(post.post_nmi(), Posted::Accepted { kick: false });
+    assert_eq!(take_as_processor(&post), [0, 0b11, 0, 0]);
+    assert!(post.is_on(), "the owner has not looked");
+    let events = lapic.sync(&post);
+    assert_eq!(events.nmis, 1);
+    assert_eq!(lapic.highest_request(), Some(0x50));
+    assert!(lapic.tmr.contains(0x50));
+    assert!(!post.is_on());
+    // Once level triggered: the processor would leave it so.
+    assert_eq!(
+        post.post_to_processor(0x50),
+        Posted::Accepted { kick: true }
+    );
+    assert_eq!(take_as_processor(&post), [0; 4]);
+    lapic.ack(0x50);
+    let _ = lapic.sync(&post);
+    assert!(!lapic.tmr.contains(0x50), "edge triggered now");
+    assert_eq!(post.post_to_processor(0x50), Posted::Notify);
+    // The owner takes what the processor has not.
+    lapic.ack(0x50);
+    let _ = lapic.sync(&post);
+    assert!(lapic.irr().contains(0x50));
+    assert_eq!(post.post_to_processor(5), Posted::Rejected);
 }

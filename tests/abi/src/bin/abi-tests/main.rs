@@ -6,6 +6,7 @@ mod caps;
 mod cpu;
 mod deadline;
 mod debug;
+mod delivery;
 mod dirty_log;
 mod emulate;
 mod event_races;
@@ -58,6 +59,7 @@ fn main() {
         event_races::TESTS,
         lapic::TESTS,
         deadline::TESTS,
+        delivery::TESTS,
         pit::TESTS,
         smp::TESTS,
         split::TESTS,
