@@ -195,14 +195,10 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// The guest's TSC has been changed: a deadline stays what it is, so it is
-    /// nearer now, or farther away.
+    /// The guest's TSC has been changed, or the host's: a deadline stays what it
+    /// is, so it is nearer now, or farther away.
     pub fn tsc_changed(&mut self) {
-        let armed = self
-            .lapic
-            .as_ref()
-            .filter(|lapic| lapic.tsc_deadline() != 0);
-        if let Some(command) = armed.map(Lapic::timer_command) {
+        if let Some(command) = self.lapic.as_ref().map(Lapic::timer_command) {
             self.apply_timer(command);
         }
     }

@@ -182,11 +182,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// entered.
     #[inline(never)]
     fn do_chores(&mut self) -> bool {
+        if self.chores.has(Chores::REFUSE) {
+            return false;
+        }
         if self.chores.has(Chores::TIMER) {
             self.write_timer();
-        }
-        if self.chores == Chores::TIMER {
-            return true;
         }
         if self.chores.has(Chores::FLUSH_TLB) {
             insn::invept(InveptScope::Single, self.eptp);
@@ -195,7 +195,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.shared().l1d.flush();
         }
         self.chores = self.chores.without(Chores::FLUSH_TLB);
-        !self.chores.has(Chores::REFUSE)
+        true
     }
 
     /// After interrupts were on: the guest may run for long again.

@@ -47,6 +47,22 @@ const FAULTS: [Fault; 8] = [
         tests: &["dirty_log/accessed_and_dirty_bits_of_guest_tables"],
     },
     Fault {
+        key: "trap-flag",
+        what: "in Bochs on AMD's processors the host gets lost after an exit of a guest that has TF set",
+        applies: || in_bochs() && processor_has("svm"),
+        tests: &[
+            "cpu/single_step_by_guest",
+            "debug/single_step",
+            "emulate/single_step_over_mmio",
+        ],
+    },
+    Fault {
+        key: "cr2",
+        what: "in Bochs on AMD's processors VMRUN does not load CR2",
+        applies: || in_bochs() && processor_has("svm"),
+        tests: &["emulate/page_fault_during_emulation"],
+    },
+    Fault {
         // No emulator's, but the kernel's own: it enters such an event without its length.
         key: "event-length",
         what: "the kernel's own module for VMX forgets how long the instruction of an event is that \
