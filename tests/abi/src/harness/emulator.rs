@@ -16,7 +16,7 @@ struct Fault {
     tests: &'static [&'static str],
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault {
         // Not of a module that bounds a guest's time by the preemption timer.
         key: "interrupts-off",
