@@ -16,7 +16,7 @@ struct Fault {
     tests: &'static [&'static str],
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: &[Fault] = &[
     Fault {
         // Not of a module that bounds a guest's time by the preemption timer.
         key: "interrupts-off",
