@@ -49,8 +49,10 @@ impl<T> RwLock<T> {
     #[inline]
     pub fn try_read(&self) -> Option<ReadGuard<'_, T>> {
         // SAFETY: Initialised by `new`.
-        unsafe { bindings::iv_read_trylock(self.lock.get()) }
-            .then_some(ReadGuard(self, PhantomData))
+        if !unsafe { bindings::iv_read_trylock(self.lock.get()) } {
+            return None;
+        }
+        Some(ReadGuard(self, PhantomData))
     }
 
     /// Locks for writing, alone.
