@@ -175,21 +175,23 @@ impl Mirror {
         if tpr != lapic.tpr() {
             lapic.set_tpr(tpr, post);
         }
-        if !delivers {
-            // Interrupts are only completed, the highest first.
-            if status != self.status {
-                self.isr = read_set(page, regs::ISR);
-                lapic.take_back(VectorSet::EMPTY, self.isr);
-            }
-        } else if !(status.is_idle() && self.status.is_idle()) {
-            // Equal ones say nothing: the same vector may have been requested
-            // again. What came up and was completed meanwhile has left nothing.
-            self.irr = read_set(page, regs::IRR);
-            self.isr = read_set(page, regs::ISR);
-            lapic.take_back(self.irr, self.isr);
+        // Where it delivers, equal ones say nothing: the same vector may have been
+        // requested again. But what came up and was completed meanwhile has left
+        // nothing. Else interrupts are only completed, the highest first.
+        if status != self.status || (delivers && !status.is_idle()) {
+            self.status = status;
+            self.take_sets(lapic, page, delivers);
         }
-        self.status = status;
         lapic.shown();
+    }
+
+    #[inline(never)]
+    fn take_sets(&mut self, lapic: &mut Lapic, page: &impl RegisterPage, delivers: bool) {
+        if delivers {
+            self.irr = read_set(page, regs::IRR);
+        }
+        self.isr = read_set(page, regs::ISR);
+        lapic.take_back(self.irr, self.isr);
     }
 }
 
