@@ -16,6 +16,7 @@ use kvm_bindings::*;
 pub const TESTS: &[Test] = &[
     test!("deadline", while_the_guest_spins),
     test!("deadline", while_the_guest_exits),
+    test!("deadline", in_x2apic_mode),
     test!("deadline", while_userspace_has_the_vcpu),
     test!("deadline", while_the_guest_halts),
     test!("deadline", while_interrupts_are_off),
@@ -40,6 +41,8 @@ const WHEN: u64 = DATA2;
 const COUNT: u64 = DATA2 + 8;
 /// A guest that waits gives up once this is not zero.
 const STOP: u64 = DATA2 + 16;
+/// `SPIN` has armed its deadline.
+const ARMED: u64 = DATA2 + 24;
 
 /// Arms the deadline `rbx` ticks from now, which it leaves in `r8`, and waits for it. It leaves
 /// with interrupts off.
@@ -136,6 +139,7 @@ fn load(d: &Driver) {
             "shr rdx, 32",
             "mov ecx, 0x6e0",
             "wrmsr",
+            "mov qword ptr [{armed}], 1",
             "sti",
             "2:",
             "cmp qword ptr [{stop}], 0",
@@ -146,7 +150,8 @@ fn load(d: &Driver) {
             "cli",
             "out 0x10, al",
             count = const COUNT,
-            stop = const STOP
+            stop = const STOP,
+            armed = const ARMED
         ),
     );
     m.load(
@@ -244,6 +249,43 @@ fn while_the_guest_halts() -> Outcome {
     Clocked::new()?.each_distance(SLEEP)
 }
 
+/// Where processors keep local APICs, they deliver the timer's interrupt as well.
+fn in_x2apic_mode() -> Outcome {
+    let c = Clocked::new()?;
+    c.d.wrmsr(MSR_APIC_BASE, LAPIC | 1 << 11 | 1 << 10 | 1 << 8)?;
+    c.d.machine.load(
+        HANDLER,
+        code64!(
+            "push rax",
+            "push rcx",
+            "push rdx",
+            "rdtsc",
+            "mov [{when}], eax",
+            "mov [{when} + 4], edx",
+            "inc qword ptr [{count}]",
+            "mov ecx, 0x80b",
+            "xor eax, eax",
+            "xor edx, edx",
+            "wrmsr",
+            "pop rdx",
+            "pop rcx",
+            "pop rax",
+            "iretq",
+            when = const WHEN,
+            count = const COUNT
+        ),
+    );
+    let mut count = 0;
+    for us in [0, 1, 10, 100, 1_000, 5_000] {
+        for routine in [SPIN, EXIT, SLEEP] {
+            c.run(routine, c.microseconds(us))?;
+            count += 1;
+            c.expect(count, c.d.vcpu.regs()?.r8)?;
+        }
+    }
+    Ok(())
+}
+
 /// Passes while the vCPU is not in KVM_RUN: it is there when the guest goes on.
 fn while_userspace_has_the_vcpu() -> Outcome {
     let c = Clocked::new()?;
@@ -279,8 +321,10 @@ fn while_interrupts_are_off() -> Outcome {
             "jb 2b",
             "mov rdi, [{count}]",
             "sti",
-            "nop",
-            "nop",
+            // It should be there by now, but the host may have been late to notice.
+            "3:",
+            "cmp rdi, [{count}]",
+            "je 3b",
             "cli",
             "out 0x10, al",
             count = const COUNT
@@ -318,11 +362,11 @@ fn one_shot_while_the_guest_spins() -> Outcome {
 fn only_the_last_one_counts() -> Outcome {
     let c = Clocked::new()?;
     let now = c.d.tsc()?;
-    c.d.wrmsr(MSR_TSC_DEADLINE, now + c.microseconds(20_000))?;
+    c.d.wrmsr(MSR_TSC_DEADLINE, now + 1_000 * c.khz)?;
     c.d.wrmsr(MSR_TSC_DEADLINE, 0)?;
     ensure_eq!(c.d.rdmsr(MSR_TSC_DEADLINE)?, 0, "deadline disarmed");
-    c.d.wrmsr(MSR_TSC_DEADLINE, now + c.microseconds(20_000))?;
-    let deadline = now + c.microseconds(60_000);
+    c.d.wrmsr(MSR_TSC_DEADLINE, now + 1_000 * c.khz)?;
+    let deadline = now + 1_050 * c.khz;
     c.d.wrmsr(MSR_TSC_DEADLINE, deadline)?;
     ensure_eq!(c.d.rdmsr(MSR_TSC_DEADLINE)?, deadline, "deadline");
     c.run(WAIT, 0)?;
@@ -351,11 +395,11 @@ fn masked() -> Outcome {
 
 fn change_of_mode_disarms() -> Outcome {
     let c = Clocked::new()?;
-    c.d.wrmsr(MSR_TSC_DEADLINE, c.d.tsc()? + c.microseconds(20_000))?;
+    c.d.wrmsr(MSR_TSC_DEADLINE, c.d.tsc()? + 1_000 * c.khz)?;
     c.d.apic(APIC_LVT_TIMER, TIMER.into())?;
     c.d.apic(APIC_LVT_TIMER, 0x4_0000 | u32::from(TIMER))?;
     ensure_eq!(c.d.rdmsr(MSR_TSC_DEADLINE)?, 0, "deadline");
-    std::thread::sleep(Duration::from_millis(25));
+    std::thread::sleep(Duration::from_millis(1_050));
     c.d.breathe()?;
     ensure_eq!(c.count(), 0, "interrupts");
     Ok(())
@@ -401,12 +445,13 @@ fn tsc_written_by_userspace() -> Outcome {
 /// As a VMM takes it along.
 fn moves_to_another_vcpu() -> Outcome {
     let c = Clocked::new()?;
-    let deadline = c.d.tsc()? + c.microseconds(5_000);
+    let deadline = c.d.tsc()? + FAR_MS * c.khz;
     c.d.wrmsr(MSR_TSC_DEADLINE, deadline)?;
     let state: kvm_lapic_state = c.d.vcpu.get(KVM_GET_LAPIC)?;
     ensure_eq!(c.d.vcpu.msr(MSR_TSC_DEADLINE)?, deadline, "deadline saved");
     let other = Clocked::new()?;
-    let tsc = c.d.vcpu.msr(MSR_TSC)?;
+    // Much later.
+    let tsc = deadline - c.microseconds(5_000);
     other.d.vcpu.set_msr(MSR_TSC, tsc)?;
     other.d.vcpu.set(KVM_SET_LAPIC, &state)?;
     other.d.vcpu.set_msr(MSR_TSC_DEADLINE, deadline)?;
@@ -534,14 +579,17 @@ fn has_preemption_timer() -> bool {
 /// timer: that has 32 bits.
 const FAR_MS: u64 = 20_000;
 
-/// How many timers the module has armed for a vCPU some time after it has begun with `routine`, with
-/// a deadline that is far away. `end` makes the guest end it.
-fn timers_during(c: &Clocked, routine: u64, end: fn(&Clocked)) -> Result<usize, Failure> {
-    let before = timers_of_the_module()?;
+/// Runs `routine`, with a deadline that is far away, while `watch` looks on; `end` makes the guest
+/// end it. What `watch` gives.
+fn while_it_runs(
+    c: &Clocked,
+    routine: u64,
+    watch: impl FnOnce() -> Result<usize, Failure> + Send,
+    end: fn(&Clocked),
+) -> Result<usize, Failure> {
     let found = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(50));
-            let found = timers_of_the_module();
+            let found = watch();
             end(c);
             found
         });
@@ -552,32 +600,48 @@ fn timers_during(c: &Clocked, routine: u64, end: fn(&Clocked)) -> Result<usize, 
     let Ok(found) = found else {
         fail!("the watcher panicked");
     };
-    Ok(found? - before)
+    found
 }
 
 /// A guest that runs needs none where the processor has a timer that ends its run; one that sleeps
 /// needs one.
 fn host_timers() -> Outcome {
     let c = Clocked::new()?;
-    let running = usize::from(!has_preemption_timer());
+    let none = timers_of_the_module()?;
+    let running = none + usize::from(!has_preemption_timer());
     let stop = |c: &Clocked| c.d.machine.write(STOP, 1u64);
     let wake = |c: &Clocked| {
         // Nothing can be told from here; without the interrupt the test has no end.
         let _ = c.d.machine.vm.signal_msi(msi_address(0), 0x61);
     };
-    ensure_eq!(timers_during(&c, SPIN, stop)?, running, "while it runs");
+    let when_armed = || {
+        while c.d.machine.read::<u64>(ARMED) == 0 {
+            std::thread::yield_now();
+        }
+        timers_of_the_module()
+    };
+    // There is no telling when a guest sleeps but by this.
+    let when_there = || loop {
+        let found = timers_of_the_module()?;
+        if found > none {
+            return Ok(found);
+        }
+        std::thread::yield_now();
+    };
+    let found = while_it_runs(&c, SPIN, when_armed, stop)?;
+    ensure_eq!(found, running, "timers while it runs");
     c.d.machine
         .load(CODE, code64!("sti", "hlt", "cli", "out 0x10, al"));
     c.d.wrmsr(MSR_TSC_DEADLINE, 0)?;
-    let idle = timers_of_the_module()?;
+    ensure_eq!(timers_of_the_module()?, none, "timers before");
     let far = c.d.tsc()? + FAR_MS * c.khz;
     c.d.wrmsr(MSR_TSC_DEADLINE, far)?;
-    ensure_eq!(timers_of_the_module()? - idle, running, "when armed");
-    let more = timers_during(&c, CODE, wake)?;
-    ensure_eq!(more, 1 - running, "more while it sleeps");
-    ensure_eq!(timers_of_the_module()? - idle, running, "when it is awake");
+    ensure_eq!(timers_of_the_module()?, running, "timers when armed");
+    let found = while_it_runs(&c, CODE, when_there, wake)?;
+    ensure_eq!(found, none + 1, "timers while it sleeps");
+    ensure_eq!(timers_of_the_module()?, running, "timers when awake");
     c.d.wrmsr(MSR_TSC_DEADLINE, 0)?;
-    ensure_eq!(timers_of_the_module()?, idle, "when disarmed");
+    ensure_eq!(timers_of_the_module()?, none, "timers when disarmed");
     ensure_eq!(c.count(), 0, "interrupts");
     Ok(())
 }
