@@ -96,11 +96,12 @@ impl GuestFpu {
     /// `EBUSY` when it is the state of another thread.
     pub fn swap_in(&mut self) -> Result {
         let task = current();
-        if self.user == task {
-            return Ok(());
-        }
         if !self.user.is_null() {
-            return Err(EBUSY);
+            return if self.user == task {
+                Ok(())
+            } else {
+                Err(EBUSY)
+            };
         }
         // SAFETY: The state is allocated and not in use. It stays until it is
         // swapped out, for dropping it while in use does not free it.

@@ -6,6 +6,11 @@
 //! Context: process context; may sleep.
 
 use super::bindings;
+// With lock debugging the function is a macro.
+#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+use super::bindings::iv_mutex_lock_killable as lock_killable;
+#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+use super::bindings::mutex_lock_killable as lock_killable;
 use core::cell::UnsafeCell;
 use core::ops::Deref;
 use core::ops::DerefMut;
@@ -58,7 +63,7 @@ impl<T> KillableMutex<T> {
     #[inline]
     pub fn lock(&self) -> Result<KillableGuard<'_, T>> {
         // SAFETY: By the invariant.
-        match unsafe { bindings::iv_mutex_lock_killable(self.lock.get()) } {
+        match unsafe { lock_killable(self.lock.get()) } {
             0 => Ok(KillableGuard(self)),
             _ => Err(EINTR),
         }

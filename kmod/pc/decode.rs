@@ -6,7 +6,8 @@
 //!
 //! It knows the whole encoding space: the one-byte map, `0F`, `0F 38`, `0F 3A`,
 //! 3DNow!, x87, VEX, EVEX and XOP. What it does not know is an instruction's
-//! meaning, which is [`emulate`](super::emulate)'s business.
+//! meaning, which is [`emulate`](super::emulate)'s business; but for moves
+//! ([`PlainMove`]).
 //!
 //! What it refuses, and what it lets pass, is in `docs/emulator.md`: in short,
 //! it is exact about length and never accepts an opcode no manual defines, but
@@ -17,11 +18,13 @@ use super::regs::{CpuMode, Reg, SegReg};
 
 mod cache;
 mod parse;
+mod plain;
 mod prefix;
 mod tables;
 mod vector;
 
 pub use cache::{DecodeCache, Place};
+pub use plain::PlainMove;
 pub use prefix::{Mandatory, Prefixes, Rex};
 
 /// The longest instruction, in bytes (APM volume 3, section 1.1).
@@ -211,6 +214,13 @@ impl Insn {
     #[inline]
     pub const fn opcode_reg(&self) -> Reg {
         Reg::from_bits((self.opcode & 7) | self.rex.b())
+    }
+
+    /// Is this number of a register of `size` bytes AH, CH, DH or BH? Without REX
+    /// those have the numbers 4 to 7.
+    #[inline]
+    pub const fn names_high_byte(&self, reg: Reg, size: u8) -> bool {
+        size == 1 && !self.rex.is_present() && matches!(reg.number(), 4..=7)
     }
 
     /// Is it this opcode of the one-byte map?

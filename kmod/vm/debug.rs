@@ -113,6 +113,12 @@ impl Debug {
     /// Before entries: breakpoints that are enabled go into the processor.
     #[inline]
     pub fn load(&mut self, off: &IrqOff) {
+        if (self.dr7 | self.user_dr7) & Dr7::ENABLES.0 != 0 {
+            self.load_in_force(off);
+        }
+    }
+
+    fn load_in_force(&mut self, off: &IrqOff) {
         let (addresses, dr7) = self.in_force();
         if dr7 & Dr7::ENABLES.0 == 0 {
             return;

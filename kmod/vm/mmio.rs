@@ -114,16 +114,19 @@ impl<V: Vendor> Vcpu<V> {
         }
         let place = self.decode(fetched, context)?;
         let insn = self.decoded.get(place);
-        let gprs = &self.regs.gprs;
-        let base = self.hw.segment_base(insn.memory.segment);
-        let start = emulate::operand_page_offset(insn, gprs, self.regs.rip, base);
-        match emulate::simple_move(insn, gprs, fault.gpa, start) {
-            Some(access) if access.write == fault.write => self.device_move(access, fault.gpa),
-            _ => {
-                let insn = *insn;
-                self.emulate(Some(insn), context)
+        if let Some(plain) = self.decoded.plain(place) {
+            let gprs = &self.regs.gprs;
+            let base = self.hw.segment_base(insn.memory.segment);
+            let start = emulate::operand_page_offset(insn, gprs, self.regs.rip, base);
+            match SimpleMove::of(plain, gprs, fault.gpa, start) {
+                Some(access) if access.write == fault.write => {
+                    return self.device_move(access, fault.gpa);
+                }
+                _ => {}
             }
         }
+        let insn = *insn;
+        self.emulate(Some(insn), context)
     }
 
     /// An event cannot be delivered, because the guest's IDT or stack lies where

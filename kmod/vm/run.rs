@@ -119,8 +119,11 @@ impl<V: Vendor> Vcpu<V> {
         if self.lapic.is_some() {
             return Ok(());
         }
-        let cr8 = control::write_cr8(self.run.cr8()).map_err(|_| EINVAL)?;
-        self.set_cr8(cr8);
+        let wanted = self.run.cr8();
+        if wanted != u64::from(self.hw.cr8()) {
+            let cr8 = control::write_cr8(wanted).map_err(|_| EINVAL)?;
+            self.set_cr8(cr8);
+        }
         Ok(())
     }
 
@@ -403,9 +406,10 @@ impl<V: Vendor> Vcpu<V> {
 
     #[inline]
     fn unload_pkru(&mut self, off: &IrqOff) {
-        let Some(host) = self.host_pkru.take() else {
+        let Some(host) = self.host_pkru else {
             return;
         };
+        self.host_pkru = None;
         self.pkru = cpu::read_pkru();
         if host != self.pkru {
             // SAFETY: The value is the host's own.

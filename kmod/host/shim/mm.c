@@ -192,7 +192,9 @@ static __always_inline u64 iv_entry_below(u64 above, unsigned long hva,
 static __always_inline u64 iv_host_pud(unsigned long hva)
 {
 	const u64 *root = (const u64 *)current->mm->pgd;
-	u64 entry = READ_ONCE(root[pgd_index(hva)]);
+	/* The shift is a variable: the mask keeps checks of it out. */
+	unsigned long first = hva >> (PGDIR_SHIFT & (BITS_PER_LONG - 1));
+	u64 entry = READ_ONCE(root[first & (PTRS_PER_PGD - 1)]);
 
 	if (pgtable_l5_enabled() && (entry & _PAGE_PRESENT))
 		entry = iv_entry_below(entry, hva, P4D_SHIFT);

@@ -3,7 +3,7 @@
 //! Instructions decoded lately. A guest's driver touches its device through few
 //! instructions, and comparing sixteen bytes is much less than decoding them.
 
-use super::{decode, parse, DecodeError, Insn};
+use super::{decode, parse, DecodeError, Insn, PlainMove};
 use crate::pc::regs::CpuMode;
 
 /// A power of two.
@@ -17,6 +17,7 @@ struct Entry {
     len: u8,
     mode: CpuMode,
     insn: Insn,
+    plain: Option<PlainMove>,
 }
 
 /// A small cache of decoded instructions, found by address and valid by
@@ -39,6 +40,7 @@ impl DecodeCache {
                 len: 0,
                 mode: CpuMode::Long64,
                 insn: parse::NO_INSN,
+                plain: None,
             }; ENTRIES],
         }
     }
@@ -93,9 +95,16 @@ impl DecodeCache {
             bytes,
             len,
             mode,
+            plain: PlainMove::of(&insn),
             insn,
         };
         Ok(())
+    }
+
+    /// What [`DecodeCache::find`] has found, if that is a plain move.
+    #[inline]
+    pub const fn plain(&self, place: Place) -> Option<&PlainMove> {
+        self.entries[place.0 % ENTRIES].plain.as_ref()
     }
 
     /// What [`DecodeCache::find`] has found.

@@ -24,17 +24,16 @@ pub(super) enum Use {
     Write,
 }
 
-/// Is this number of a byte register AH, CH, DH or BH? Without REX those take
-/// the numbers 4 to 7.
-#[inline]
-pub(super) fn is_high_byte(insn: &Insn, reg: Reg, size: u8) -> bool {
-    size == 1 && !insn.rex.is_present() && matches!(reg.number(), 4..=7)
-}
-
 /// The low `size` bytes of a register, as `insn` names it.
 #[inline]
 pub(super) fn read_register(gprs: &Gprs, insn: &Insn, reg: Reg, size: u8) -> u64 {
-    if is_high_byte(insn, reg, size) {
+    read_part(gprs, reg, size, insn.names_high_byte(reg, size))
+}
+
+/// As [`read_register`]; `high_byte`: the register is AH, CH, DH or BH.
+#[inline]
+pub(super) fn read_part(gprs: &Gprs, reg: Reg, size: u8, high_byte: bool) -> u64 {
+    if high_byte {
         let whole = Reg::from_bits(reg.number() & 3);
         return (gprs.get(whole) >> 8) & 0xff;
     }
@@ -45,7 +44,7 @@ pub(super) fn read_register(gprs: &Gprs, insn: &Insn, reg: Reg, size: u8) -> u64
 /// the upper half, one and two leave the rest (APM volume 1, section 3.1.2).
 #[inline]
 pub(super) fn write_register(gprs: &mut Gprs, insn: &Insn, reg: Reg, size: u8, value: u64) {
-    write_part(gprs, reg, size, is_high_byte(insn, reg, size), value);
+    write_part(gprs, reg, size, insn.names_high_byte(reg, size), value);
 }
 
 /// As [`write_register`]; `high_byte`: the register is AH, CH, DH or BH.

@@ -8,10 +8,10 @@
 //! are of this kind.
 
 use super::alu;
-use super::operand::{is_high_byte, read_register, write_part};
+use super::operand::{read_part, write_part};
 use super::segment::address_mask;
 use crate::pc::addr::{Gpa, PAGE_SIZE};
-use crate::pc::decode::{Encoding, Insn, Map};
+use crate::pc::decode::{Insn, PlainMove};
 use crate::pc::regs::{Gprs, Reg};
 
 /// One access that is all an instruction does to memory.
@@ -59,57 +59,47 @@ pub fn operand_page_offset(insn: &Insn, gprs: &Gprs, rip: u64, base: u64) -> u64
     linear & (PAGE_SIZE - 1)
 }
 
-/// The only access of `insn`, at `gpa`, if it is simple: MOV, MOVZX or MOVSX
-/// with an operand that does not cross a page. `start` is where in its page the
-/// operand begins ([`operand_page_offset`]): for an access that reaches into a
-/// second page the processor gives that page's start.
-///
-/// To be used when the processor exited because of this access and gave its
-/// address. What was read is passed to
-/// [`SimpleMove::finish_read`]; then the caller moves
-/// RIP by the instruction's length and does what follows a completed
-/// instruction.
-#[inline(always)]
+/// The only access of `insn`, at `gpa`, if it is simple: [`SimpleMove::of`] a
+/// plain move.
 pub fn simple_move(insn: &Insn, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<SimpleMove> {
-    if insn.encoding != Encoding::Legacy || !insn.has_modrm() || insn.modrm.is_register() {
-        return None;
-    }
-    let wide = insn.operand_size;
-    let (write, size) = match (insn.map, insn.opcode) {
-        (Map::Primary, 0x88) => (true, 1),
-        (Map::Primary, 0x89) => (true, wide),
-        (Map::Primary, 0x8a) => (false, 1),
-        (Map::Primary, 0x8b) => (false, wide),
-        (Map::Primary, 0xc6) => (true, 1),
-        (Map::Primary, 0xc7) => (true, wide),
-        (Map::Of, 0xb6 | 0xbe) => (false, 1),
-        (Map::Of, 0xb7 | 0xbf) => (false, 2),
-        _ => return None,
-    };
-    if start != gpa.page_offset() || start > PAGE_SIZE - u64::from(size) {
-        return None;
-    }
-    let data = match (write, insn.opcode) {
-        (false, _) => 0,
-        (true, 0xc6 | 0xc7) => insn.imm & alu::mask(size),
-        (true, _) => read_register(gprs, insn, insn.reg(), size),
-    };
-    let extends = insn.map == Map::Of;
-    Some(SimpleMove {
-        data,
-        write,
-        size,
-        length: insn.length,
-        to: Destination {
-            reg: insn.reg(),
-            size: if extends { wide } else { size },
-            high_byte: !extends && is_high_byte(insn, insn.reg(), size),
-            sign_extend: extends && insn.opcode & 8 != 0,
-        },
-    })
+    SimpleMove::of(&PlainMove::of(insn)?, gprs, gpa, start)
 }
 
 impl SimpleMove {
+    /// The only access of a plain move, at `gpa`, unless the operand crosses a
+    /// page. `start` is where in its page the operand begins
+    /// ([`operand_page_offset`]): for an access that reaches into a second page
+    /// the processor gives that page's start.
+    ///
+    /// To be used when the processor exited because of this access and gave its
+    /// address. What was read is passed to [`SimpleMove::finish_read`]; then the
+    /// caller moves RIP by the instruction's length and does what follows a
+    /// completed instruction.
+    #[inline(always)]
+    pub fn of(plain: &PlainMove, gprs: &Gprs, gpa: Gpa, start: u64) -> Option<Self> {
+        let PlainMove { write, size, .. } = *plain;
+        if start != gpa.page_offset() || start > PAGE_SIZE - u64::from(size) {
+            return None;
+        }
+        let data = match plain.immediate {
+            _ if !write => 0,
+            Some(imm) => imm & alu::mask(size),
+            None => read_part(gprs, plain.reg, size, plain.high_byte),
+        };
+        Some(Self {
+            data,
+            write,
+            size,
+            length: plain.length,
+            to: Destination {
+                reg: plain.reg,
+                size: plain.reg_size,
+                high_byte: plain.high_byte,
+                sign_extend: plain.sign_extend,
+            },
+        })
+    }
+
     /// Puts what the read gave where the instruction wants it.
     #[inline(always)]
     pub fn finish_read(&self, gprs: &mut Gprs, data: u64) {

@@ -34,7 +34,7 @@ impl<V: Vendor> Vm<V> {
     }
 
     /// Writes up to 8 bytes of a device; false when none takes them.
-    #[inline]
+    #[inline(always)]
     pub fn mmio_write(&self, gpa: Gpa, data: &[u8]) -> bool {
         self.chip.ioapic_write(gpa, data) || self.bus.write(&self.bus.mmio, gpa.0, data)
     }

@@ -162,7 +162,7 @@ impl Chip {
     }
 
     /// Writes the I/O APIC; false when that is elsewhere.
-    #[inline]
+    #[inline(always)]
     pub fn ioapic_write(&self, gpa: Gpa, data: &[u8]) -> bool {
         let Some((controllers, _)) = self.controllers() else {
             return false;
