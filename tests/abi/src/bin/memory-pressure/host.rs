@@ -158,8 +158,10 @@ impl Ksm {
         let set = |name: &str, value: &str| {
             std::fs::write(format!("/sys/kernel/mm/ksm/{name}"), value).is_ok()
         };
-        set("pages_to_scan", "20000");
-        set("sleep_millisecs", "1");
+        // With a CPU of its own it must leave the guest time between two of its looks at a page,
+        // or the guest does nothing but take its own copies.
+        set("pages_to_scan", "400");
+        set("sleep_millisecs", "20");
         if !set("run", "1") {
             skip!("KSM cannot be switched on");
         }
