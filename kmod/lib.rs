@@ -32,5 +32,10 @@ pub mod hw {
     }
 }
 
+/// What of `vm` is.
+pub mod vm {
+    pub mod request;
+}
+
 #[path = "../uapi/src/abi.rs"]
 pub mod uapi;

@@ -95,9 +95,14 @@ impl Requests {
 
     /// The CPU to interrupt so that the vCPU looks at its requests, if it is
     /// in the guest and nobody has interrupted it since it entered.
+    ///
+    /// `here`: this CPU. Who is on the vCPU's CPU is its own thread, between two
+    /// entries (interrupts are off there), or comes when it has left: it looks
+    /// before it enters. It does not count as interrupted by that, or nobody
+    /// else would interrupt it for as long as it goes on entering.
     #[inline]
-    pub fn cpu_to_kick(&self) -> Option<u32> {
-        fence(Ordering::SeqCst);
+    pub fn cpu_to_kick(&self, here: u32) -> Option<u32> {
+        self.cpu_to_notify(here)?;
         self.mode
             .compare_exchange(IN_GUEST, KICKED, Ordering::AcqRel, Ordering::Relaxed)
             .ok()
@@ -105,12 +110,15 @@ impl Requests {
     }
 
     /// The CPU on which the vCPU is in the guest, if nobody has interrupted it
-    /// since it entered.
+    /// since it entered and it is not this CPU, `here`.
     #[inline]
-    pub fn cpu_in_guest(&self) -> Option<u32> {
+    pub fn cpu_to_notify(&self, here: u32) -> Option<u32> {
         fence(Ordering::SeqCst);
-        let inside = self.mode.load(Ordering::Acquire) == IN_GUEST;
-        inside.then(|| self.cpu.load(Ordering::Relaxed))
+        if self.mode.load(Ordering::Acquire) != IN_GUEST {
+            return None;
+        }
+        let cpu = self.cpu.load(Ordering::Relaxed);
+        (cpu != here).then_some(cpu)
     }
 
     /// Whether the vCPU is in the guest, or was a moment ago and has not said
@@ -119,5 +127,50 @@ impl Requests {
     pub fn is_in_guest(&self) -> bool {
         fence(Ordering::SeqCst);
         self.mode.load(Ordering::Acquire) != OUTSIDE
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_interrupt_makes_a_vcpu_leave() {
+        let requests = Requests::new();
+        assert_eq!(requests.cpu_to_kick(1), None, "outside");
+        requests.enter(3);
+        assert_eq!(requests.cpu_to_notify(1), Some(3));
+        assert_eq!(requests.cpu_to_kick(1), Some(3));
+        assert_eq!(requests.cpu_to_kick(2), None, "it is on its way");
+        assert_eq!(requests.cpu_to_notify(2), None);
+        assert!(requests.is_in_guest());
+        requests.leave();
+        assert!(!requests.is_in_guest());
+    }
+
+    #[test]
+    fn what_a_vcpu_does_to_itself_keeps_nobody_else_from_interrupting_it() {
+        let requests = Requests::new();
+        requests.enter(3);
+        assert_eq!(requests.cpu_to_kick(3), None);
+        assert_eq!(requests.cpu_to_notify(3), None);
+        assert_eq!(requests.cpu_to_notify(1), Some(3));
+        assert_eq!(requests.cpu_to_kick(1), Some(3));
+    }
+
+    #[test]
+    fn requests_are_taken_once() {
+        let requests = Requests::new();
+        requests.add(Request::CLOCK);
+        requests.add(Request::FLUSH_TLB);
+        assert!(requests.any() && requests.has(Request::CLOCK));
+        assert_eq!(requests.take(), Request::CLOCK.0 | Request::FLUSH_TLB.0);
+        assert!(!requests.any());
     }
 }

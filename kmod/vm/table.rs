@@ -120,7 +120,7 @@ impl VcpuTable {
     pub fn get_out_with(&self, request: Request) {
         for vcpu in self.iter() {
             vcpu.requests.add(request);
-            if let Some(cpu) = vcpu.requests.cpu_to_kick() {
+            if let Some(cpu) = vcpu.requests.cpu_to_kick(cpu::raw_current_cpu()) {
                 cpu::send_reschedule(cpu);
             }
         }

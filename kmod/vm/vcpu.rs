@@ -73,11 +73,7 @@ impl VcpuShared {
     /// HLT, or makes it leave the guest. Any context.
     pub fn kick(&self) {
         self.wait.wake();
-        let Some(cpu) = self.requests.cpu_to_kick() else {
-            return;
-        };
-        // An interrupt handler on that very CPU has made it leave already.
-        if cpu != cpu::raw_current_cpu() {
+        if let Some(cpu) = self.requests.cpu_to_kick(cpu::raw_current_cpu()) {
             cpu::send_reschedule(cpu);
         }
     }
@@ -87,10 +83,7 @@ impl VcpuShared {
     pub fn notify(&self) {
         self.wait.wake();
         // Kicked or not, a vCPU outside looks before it enters.
-        let Some(cpu) = self.requests.cpu_in_guest() else {
-            return;
-        };
-        if cpu != cpu::raw_current_cpu() {
+        if let Some(cpu) = self.requests.cpu_to_notify(cpu::raw_current_cpu()) {
             cpu::notify(cpu);
         }
     }
