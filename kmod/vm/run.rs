@@ -426,7 +426,9 @@ impl<V: Vendor> Vcpu<V> {
         if !self.events.is_idle() || self.interrupt_waits() || self.apic_changed() {
             return self.deliver_waiting();
         }
-        if self.pv_eoi.is_some() {
+        // One that the guest completes in its memory stays in service for a
+        // processor that delivers, which would hold back others for it.
+        if self.pv_eoi.is_some() && !self.processor_delivers() {
             self.offer_pv_eoi();
         }
         if self.watches_cr8 {

@@ -27,6 +27,7 @@ use crate::host::mm::table::TableCache;
 use crate::host::page::HostPage;
 use crate::host::params;
 use crate::host::params::Asked;
+use crate::host::task;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::hw::nested::Ept;
@@ -249,6 +250,7 @@ impl<const ACCESSED_DIRTY: bool> Guest<ACCESSED_DIRTY> {
         vmx.run(&off, &mut registers);
         let left = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
         vmx.unload(&off);
+        task::guest_end(&off);
         vmx.take_host_interrupt(&off);
         (vmx.entered.reason, left)
     }
