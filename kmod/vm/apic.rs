@@ -10,7 +10,6 @@ use crate::pc::addr::PAGE_SIZE;
 use crate::pc::lapic;
 use crate::pc::lapic::regs;
 use crate::pc::lapic::regs::base;
-use crate::pc::lapic::regs::X2APIC_MSR_BASE;
 use crate::pc::lapic::Effect;
 use crate::pc::lapic::EoiAction;
 use crate::pc::lapic::GpFault;
@@ -34,7 +33,7 @@ impl<V: Vendor> Vcpu<V> {
             clock: &self.time,
         };
         let effect = lapic.x2apic_write(msr, value, &context)?;
-        if msr == regs::X2APIC_MSR_BASE + u32::from(regs::TPR) {
+        if msr == regs::x2apic_msr(regs::TPR) {
             self.hw.set_cr8(lapic.cr8());
         }
         Ok(self.apply_apic_effect(effect))
@@ -54,8 +53,7 @@ impl<V: Vendor> Vcpu<V> {
     /// keeps, which did not act on it but has looked at reserved bits.
     #[cold]
     pub fn written_by_processor(&mut self, register: u8, value: u32) -> Step {
-        let msr = X2APIC_MSR_BASE + u32::from(register);
-        self.x2apic_write(msr, u64::from(value))
+        self.x2apic_write(regs::x2apic_msr(register), u64::from(value))
             .unwrap_or(Step::Resume)
     }
 

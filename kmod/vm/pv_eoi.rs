@@ -46,12 +46,16 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// After interrupts were delivered: offers the one in service, if nothing
-    /// needs to know of its end.
+    /// needs to know of its end: neither others nor a processor that delivers,
+    /// for which it would stay in service and hold back the next ones.
     #[inline]
     pub fn offer_pv_eoi(&mut self) {
         let Some(flag) = self.pv_eoi else {
             return;
         };
+        if self.processor_delivers() {
+            return;
+        }
         let vector = self.lapic.as_ref().and_then(|lapic| lapic.pv_eoi_vector());
         let Some(vector) = vector else {
             return;

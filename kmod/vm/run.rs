@@ -426,9 +426,7 @@ impl<V: Vendor> Vcpu<V> {
         if !self.events.is_idle() || self.interrupt_waits() || self.apic_changed() {
             return self.deliver_waiting();
         }
-        // One that the guest completes in its memory stays in service for a
-        // processor that delivers, which would hold back others for it.
-        if self.pv_eoi.is_some() && !self.processor_delivers() {
+        if self.pv_eoi.is_some() {
             self.offer_pv_eoi();
         }
         if self.watches_cr8 {
@@ -481,7 +479,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// Whether the processor delivers the requests of the local APIC.
     #[inline]
-    fn processor_delivers(&self) -> bool {
+    pub(super) fn processor_delivers(&self) -> bool {
         let lapic = self.lapic.as_ref();
         V::KEEPS_APIC && !self.vapic.is_on() && lapic.is_some_and(|lapic| self.hw.delivers(lapic))
     }

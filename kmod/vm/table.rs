@@ -8,7 +8,6 @@
 use super::memory::FlushRemote;
 use super::request::Request;
 use super::vcpu::VcpuShared;
-use crate::host::cpu;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -120,9 +119,7 @@ impl VcpuTable {
     pub fn get_out_with(&self, request: Request) {
         for vcpu in self.iter() {
             vcpu.requests.add(request);
-            if let Some(cpu) = vcpu.requests.cpu_to_kick(cpu::raw_current_cpu()) {
-                cpu::send_reschedule(cpu);
-            }
+            vcpu.get_out();
         }
         // The interrupt ends the guest run, and the vCPU sees the request
         // before its next one; it holds no lock until then.

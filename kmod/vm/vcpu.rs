@@ -73,6 +73,11 @@ impl VcpuShared {
     /// HLT, or makes it leave the guest. Any context.
     pub fn kick(&self) {
         self.wait.wake();
+        self.get_out();
+    }
+
+    /// Makes the vCPU leave the guest, if it is in there. Any context.
+    pub fn get_out(&self) {
         if let Some(cpu) = self.requests.cpu_to_kick(cpu::raw_current_cpu()) {
             cpu::send_reschedule(cpu);
         }

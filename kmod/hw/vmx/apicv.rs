@@ -14,15 +14,11 @@
 //! all accesses exit.
 
 use crate::pc::lapic::regs;
+use crate::pc::lapic::regs::x2apic_msr as msr;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
 use crate::pc::lapic::VectorSet;
 use core::ops::RangeInclusive;
-
-/// The register as an MSR.
-const fn msr(register: u8) -> u32 {
-    regs::X2APIC_MSR_BASE + register as u32
-}
 
 /// MSRs whose reads the processor answers out of the page (30.5).
 pub const READ: [RangeInclusive<u32>; 3] = [

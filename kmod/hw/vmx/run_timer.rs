@@ -12,12 +12,10 @@ const NEVER: u64 = u64::MAX;
 
 /// Processors whose timer does not count at the rate it claims (Intel's
 /// specification updates, "VMX-Preemption Timer Does Not Count Down at the Rate
-/// Specified"), by CPUID.1:EAX, as far as they have unrestricted guests.
-const WRONG_RATES: [u32; 3] = [
-    // Clarkdale and Arrandale, steppings C2 and K0 (322911, AAU65; 322814, AAT59).
-    0x2_0652, 0x2_0655, // Xeon E3-1200 v2 before its last stepping.
-    0x3_06a8,
-];
+/// Specified"), by CPUID.1:EAX, as far as they have unrestricted guests:
+/// Clarkdale and Arrandale, steppings C2 and K0 (322911, AAU65; 322814, AAT59),
+/// and Xeon E3-1200 v2 before its last stepping.
+const WRONG_RATES: [u32; 3] = [0x2_0652, 0x2_0655, 0x3_06a8];
 
 /// Whether the timer of the processor with this CPUID.1:EAX does not do for
 /// deadlines. A run of about the right length it does bound.

@@ -10,6 +10,12 @@
 pub const X2APIC_MSR_BASE: u32 = 0x800;
 /// Last MSR of the x2APIC range.
 pub const X2APIC_MSR_LAST: u32 = 0x8ff;
+
+/// The MSR of a register in x2APIC mode.
+pub const fn x2apic_msr(register: u8) -> u32 {
+    X2APIC_MSR_BASE + register as u32
+}
+
 /// Number of register indices that can be backed.
 pub const REGISTERS: usize = 64;
 

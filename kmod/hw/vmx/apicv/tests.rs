@@ -317,17 +317,22 @@ fn an_init_leaves_nothing() {
     assert_eq!(bench.cpu.status, InterruptStatus(0));
 }
 
-#[test]
-fn random_traffic() {
-    let mut bench = Bench::new();
-    bench.watched.insert(0x33);
+/// The same numbers each time, less than what it is asked for.
+fn random() -> impl FnMut(u64) -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move |below: u64| {
+    move |below| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state % below
-    };
+    }
+}
+
+#[test]
+fn random_traffic() {
+    let mut bench = Bench::new();
+    bench.watched.insert(0x33);
+    let mut random = random();
     let mut kept = 0;
     for _ in 0..20_000 {
         match random(5) {
@@ -482,13 +487,7 @@ fn what_software_does_is_noticed() {
 fn random_traffic_with_delivery() {
     let mut bench = Bench::with(true);
     bench.watched.insert(0x33);
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = random();
     let mut delivered = 0;
     for _ in 0..20_000 {
         let vector = 16 + random(240) as u8;
