@@ -265,8 +265,15 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.write_interruptibility(open.assign(Interruptibility::MOV_SS, on));
         // A single step waited for the end of the shadow; who ends it has
         // looked at TF. In a new one an entry wants to see it wait.
-        let step = on && Rflags(self.entered.rflags).has(Rflags::TF);
-        self.write(guest::PENDING_DEBUG, if step { PENDING_STEP } else { 0 });
+        self.set_pending_step(on && Rflags(self.entered.rflags).has(Rflags::TF));
+    }
+
+    /// Whether a single step waits for the end of the shadow. Breakpoints that
+    /// MOV SS itself has met may wait as well: the next entry delivers them.
+    fn set_pending_step(&self, on: bool) {
+        let others = self.read(guest::PENDING_DEBUG) & !PENDING_STEP;
+        let step = if on { PENDING_STEP } else { 0 };
+        self.write(guest::PENDING_DEBUG, others | step);
     }
 
     /// RFLAGS are not those of the last exit: makes what an entry compares
@@ -280,11 +287,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if state.has(Interruptibility::STI) && !flags.has(Rflags::IF) {
             // Without IF there is no shadow of STI.
             self.write_interruptibility(state.without(Interruptibility::STI));
-            self.write(guest::PENDING_DEBUG, 0);
-            return;
+            return self.set_pending_step(false);
         }
-        let step = flags.has(Rflags::TF);
-        self.write(guest::PENDING_DEBUG, if step { PENDING_STEP } else { 0 });
+        self.set_pending_step(flags.has(Rflags::TF));
     }
 
     /// PAE paging: the processor has copies of the directory pointers.

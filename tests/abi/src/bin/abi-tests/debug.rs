@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     test!("debug", breakpoint_is_the_guests_without_it),
     test!("debug", hardware_breakpoint),
     test!("debug", watchpoint),
+    test!("debug", watchpoint_of_the_guest_before_an_exit),
     test!("debug", switched_off),
     test!("debug", injected_trap),
     test!("debug", injected_breakpoint),
@@ -160,6 +161,28 @@ fn watchpoint() -> Outcome {
     ensure_eq!((dr6 & 0xf, pc), (2, CODE + 6), "DR6, address");
     ensure_eq!(machine.read::<u64>(DATA), 5, "value");
     Ok(())
+}
+
+/// MOV SS holds back what its own load has met until the next instruction is done, and that one may
+/// exit (SDM vol. 3, 7.8.3).
+fn watchpoint_of_the_guest_before_an_exit() -> Outcome {
+    if processor_is_tcg() {
+        skip!("QEMU's processor does not hold it back");
+    }
+    let code = code64!("mov ss, [rsi]", "cpuid", "out 0x10, al", "hlt");
+    let (machine, vcpu) = machine(code)?;
+    machine.write(DATA, SEL_DATA);
+    vcpu.change_regs(|r| r.rsi = DATA)?;
+    let mut debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    debug.db[0] = DATA;
+    // DR0, reads and writes of two bytes.
+    debug.dr7 = 0x401 | 0b0111 << 16;
+    vcpu.set(KVM_SET_DEBUGREGS, &debug)?;
+    let caught = machine.expect_caught(&vcpu, DB)?;
+    ensure_eq!(caught.rip, CODE + 4, "RIP behind CPUID");
+    let debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    ensure_eq!(debug.dr6 & 0xf, 1, "cause in DR6");
+    vcpu.run_to_done()
 }
 
 fn switched_off() -> Outcome {
