@@ -90,17 +90,35 @@ impl EventQueue {
         self.nmis = self.nmis.saturating_add(count).min(limit);
     }
 
-    /// The interrupt that has been acknowledged but not delivered.
-    pub fn interrupt_in_flight(&self) -> Option<u8> {
+    /// The interrupt that has been acknowledged but not delivered. Without a
+    /// local APIC that is one of KVM_INTERRUPT as well, which waits for the guest
+    /// to let it in; a local APIC is yet to pass it on.
+    pub fn interrupt_in_flight(&self, lapic: bool) -> Option<u8> {
         match self.injected {
-            Some(Event::Interrupt(vector) | Event::SoftwareInterrupt(vector)) => Some(vector),
+            Some(Event::Interrupt(vector)) => Some(vector),
+            _ if lapic => None,
             _ => self.external,
         }
     }
 
-    /// Sets the interrupt that has been acknowledged but not delivered.
-    pub fn set_interrupt_in_flight(&mut self, vector: u8) {
-        self.injected = Some(Event::Interrupt(vector));
+    /// Sets or clears what [`Self::interrupt_in_flight`] tells.
+    pub fn set_interrupt_in_flight(&mut self, vector: Option<u8>, lapic: bool) {
+        if matches!(self.injected, Some(Event::Interrupt(_))) {
+            self.injected = None;
+        }
+        if lapic {
+            self.injected = vector.map(Event::Interrupt).or(self.injected);
+        } else {
+            self.external = vector;
+        }
+    }
+
+    /// Registers get what the exception that waits brings with it, as when it
+    /// is delivered; userspace is shown it as one that is.
+    pub fn apply_payload<V: Vendor>(&mut self, hw: &mut V) {
+        if let Some(exception) = &self.exception {
+            apply_payload(hw, exception);
+        }
     }
 
     /// Whether an NMI could be delivered and end a HLT.
@@ -218,13 +236,7 @@ impl EventQueue {
             };
             regs.rip = insn.end();
         }
-        match exception.vector {
-            Vector::PageFault => hw.set_cr2(exception.payload),
-            Vector::Debug => {
-                hw.set_dr6((hw.dr6() & !Dr6::B.0) | exception.payload);
-            }
-            _ => {}
-        }
+        apply_payload(hw, &exception);
         // A fault is pushed with RF so that its handler can return to an
         // instruction with a breakpoint on it.
         if !exception.vector.is_trap() && exception.vector != Vector::Debug {
@@ -240,6 +252,15 @@ impl TrapInsn {
     /// Where the handler returns to.
     const fn end(&self) -> u64 {
         self.rip.wrapping_add(self.length as u64)
+    }
+}
+
+/// What an exception does to registers beside its delivery.
+fn apply_payload<V: Vendor>(hw: &mut V, exception: &Exception) {
+    match exception.vector {
+        Vector::PageFault => hw.set_cr2(exception.payload),
+        Vector::Debug => hw.set_dr6((hw.dr6() & !Dr6::B.0) | exception.payload),
+        _ => {}
     }
 }
 

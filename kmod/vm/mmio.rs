@@ -137,7 +137,7 @@ impl<V: Vendor> Vcpu<V> {
         // the processor's own, in whose place the vector is.
         let mut data = [0; 16];
         let [vector, _, _, gpa, cpu, ..] = &mut data;
-        *vector = u64::from(self.events.interrupt_in_flight().unwrap_or(0));
+        *vector = u64::from(self.events.interrupt_in_flight(true).unwrap_or(0));
         *gpa = fault.gpa.0;
         *cpu = u64::from(self.last_cpu.unwrap_or(0));
         self.run.set_exit(

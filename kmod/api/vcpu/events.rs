@@ -5,6 +5,7 @@
 
 use crate::hw::Event;
 use crate::hw::Vendor;
+use crate::pc::regs::Dr6;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Vector;
 use crate::uapi;
@@ -20,6 +21,7 @@ impl<V: Vendor> Vcpu<V> {
     /// KVM_GET_VCPU_EVENTS.
     pub fn get_vcpu_events(&mut self) -> Result<kvm_vcpu_events> {
         self.collect_posted();
+        self.events.apply_payload(&mut self.hw);
         let mut out = kvm_vcpu_events::default();
         let queue = &self.events;
         let exception = match (queue.injected, &queue.exception) {
@@ -33,23 +35,11 @@ impl<V: Vendor> Vcpu<V> {
             out.exception.has_error_code = u8::from(code.is_some());
             out.exception.error_code = code.unwrap_or(0);
         }
-        match queue.injected {
-            Some(Event::Interrupt(vector)) => {
-                out.interrupt.injected = 1;
-                out.interrupt.nr = vector;
-            }
-            Some(Event::SoftwareInterrupt(vector)) => {
-                out.interrupt.injected = 1;
-                out.interrupt.nr = vector;
-                out.interrupt.soft = 1;
-            }
-            Some(Event::Nmi) => out.nmi.injected = 1,
-            _ => {}
-        }
-        if let (0, Some(vector)) = (out.interrupt.injected, queue.external) {
+        if let Some(vector) = queue.interrupt_in_flight(self.lapic.is_some()) {
             out.interrupt.injected = 1;
             out.interrupt.nr = vector;
         }
+        out.nmi.injected = u8::from(queue.injected == Some(Event::Nmi));
         if self.hw.interrupt_shadow() {
             out.interrupt.shadow = uapi::KVM_X86_SHADOW_INT_MOV_SS | uapi::KVM_X86_SHADOW_INT_STI;
         }
@@ -95,24 +85,23 @@ impl<V: Vendor> Vcpu<V> {
         self.collect_posted();
 
         let queue = &mut self.events;
-        queue.exception = None;
-        queue.external = None;
         queue.injected = None;
-        if let Some((vector, code)) = exception {
-            // A page fault of an earlier KVM_GET_VCPU_EVENTS has set CR2.
-            queue.exception = Some(Exception {
-                vector,
-                error_code: code,
-                payload: if vector == Vector::PageFault {
-                    self.hw.cr2()
-                } else {
-                    0
-                },
-            });
-        }
-        if events.interrupt.injected != 0 {
-            queue.set_interrupt_in_flight(events.interrupt.nr);
-        }
+        // KVM_GET_VCPU_EVENTS has put into registers what comes with one.
+        queue.exception = exception.map(|(vector, error_code)| Exception {
+            vector,
+            error_code,
+            payload: match vector {
+                Vector::PageFault => self.hw.cr2(),
+                Vector::Debug => self.hw.dr6() & Dr6::B.0,
+                _ => 0,
+            },
+        });
+        // That of INT n comes again with its instruction, where RIP is.
+        let interrupt = events.interrupt.injected != 0 && events.interrupt.soft == 0;
+        queue.set_interrupt_in_flight(
+            interrupt.then_some(events.interrupt.nr),
+            self.lapic.is_some(),
+        );
         if events.nmi.injected != 0 {
             queue.injected = Some(Event::Nmi);
         }

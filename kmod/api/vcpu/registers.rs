@@ -171,7 +171,7 @@ impl<V: Vendor> Vcpu<V> {
     /// KVM_GET_SREGS.
     pub fn get_sregs(&mut self) -> Result<kvm_sregs> {
         let mut interrupt_bitmap = [0; 4];
-        if let Some(vector) = self.events.interrupt_in_flight() {
+        if let Some(vector) = self.events.interrupt_in_flight(self.lapic.is_some()) {
             if let Some(word) = interrupt_bitmap.get_mut(usize::from(vector >> 6)) {
                 *word = 1 << (vector & 63);
             }
@@ -225,8 +225,9 @@ impl<V: Vendor> Vcpu<V> {
             .enumerate()
             .find(|(_, word)| **word != 0)
             .map(|(index, word)| (index as u8) << 6 | word.trailing_zeros() as u8);
-        if let Some(vector) = in_flight {
-            self.events.set_interrupt_in_flight(vector);
+        if in_flight.is_some() {
+            self.events
+                .set_interrupt_in_flight(in_flight, self.lapic.is_some());
         }
         Ok(())
     }

@@ -37,7 +37,12 @@ pub const TESTS: &[Test] = &[
     test!("injection", nmi_ignores_if),
     test!("injection", nmi_wakes_hlt),
     test!("injection", exception_by_events),
+    test!("injection", debug_exception_by_events),
     test!("injection", traps_by_events),
+    test!("injection", refused_entry_keeps_the_event),
+    test!("injection", saving_repeats_no_interrupt),
+    test!("injection", waiting_exception_has_its_address),
+    test!("injection", waiting_step_is_in_dr6),
     test!("injection", pending_interrupt_survives_save),
 ];
 
@@ -426,6 +431,131 @@ fn exception_by_events() -> Outcome {
     let caught = machine.expect_caught(&vcpu, GP)?;
     ensure_eq!((caught.error, caught.rip), (0x58, CODE), "error, RIP");
     vcpu.run_to_done()
+}
+
+/// A #DB whose delivery userspace has saved and restored: DR6 has its cause already.
+fn debug_exception_by_events() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    machine.set_handler(DB, CODE2);
+    machine.load(CODE2, code64!("mov rcx, dr6", "out 0x80, al"));
+    let mut debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    debug.dr6 = 0xffff_4ff2;
+    vcpu.set(KVM_SET_DEBUGREGS, &debug)?;
+    set_exception(&vcpu, DB)?;
+    ensure!(vcpu.run_on()?.is_out(0x80), "no write to 0x80");
+    ensure_eq!(vcpu.regs()?.rcx, 0xffff_4ff2, "DR6");
+    Ok(())
+}
+
+/// An entry that the processor refuses for the guest's state has delivered nothing.
+fn refused_entry_keeps_the_event() -> Outcome {
+    const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
+    if !emulator::processor_has("vmx") {
+        skip!("SVM takes any task register");
+    }
+    let (machine, vcpu) = long_mode(talker())?;
+    let tr = vcpu.sregs()?.tr;
+    let refused = || -> Outcome {
+        vcpu.change_sregs(|s| (s.tr.present, s.tr.unusable) = (0, 1))?;
+        let exit = vcpu.run_on()?;
+        ensure_eq!(exit, Exit::FailEntry(INVALID_GUEST_STATE), "exit");
+        vcpu.change_sregs(|s| s.tr = tr)?;
+        Ok(())
+    };
+
+    vcpu.change_regs(|r| r.rflags |= RFLAGS_IF)?;
+    inject(&vcpu, 0x77)?;
+    refused()?;
+    let caught = machine.expect_caught(&vcpu, 0x77)?;
+    ensure_eq!((caught.rip, caught.count), (CODE, 1), "RIP, times");
+    vcpu.run_to_done()?;
+
+    let mut events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    events.exception.injected = 1;
+    events.exception.nr = GP;
+    events.exception.has_error_code = 1;
+    events.exception.error_code = 0x58;
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    refused()?;
+    let caught = machine.expect_caught(&vcpu, GP)?;
+    ensure_eq!((caught.error, caught.count), (0x58, 2), "error, times");
+    vcpu.run_to_done()?;
+
+    ioctl(&vcpu, KVM_NMI, 0)?;
+    refused()?;
+    let caught = machine.expect_caught(&vcpu, NMI)?;
+    ensure_eq!(caught.count, 3, "times");
+    vcpu.run_to_done()
+}
+
+/// Reading and writing back what is waiting leaves it there, once.
+fn saving_repeats_no_interrupt() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    vcpu.change_regs(|r| r.rflags |= RFLAGS_IF)?;
+    inject(&vcpu, 0x77)?;
+    vcpu.change_sregs(|_| ())?;
+    let caught = machine.expect_caught(&vcpu, 0x77)?;
+    ensure_eq!((caught.rip, caught.count), (CODE, 1), "RIP, times");
+    vcpu.run_to_done()?;
+
+    inject(&vcpu, 0x78)?;
+    let events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    vcpu.change_sregs(|_| ())?;
+    let caught = machine.expect_caught(&vcpu, 0x78)?;
+    ensure_eq!(caught.count, 2, "times");
+    vcpu.run_to_done()
+}
+
+/// Leaves `vcpu` behind its read of a device, with the exception that this made waiting.
+fn complete_read(vcpu: &Vcpu) -> Outcome {
+    let exit = vcpu.run_on()?;
+    ensure!(
+        matches!(&exit, Exit::Mmio(m) if m.address == MMIO && !m.write),
+        "exit is {exit:x?}"
+    );
+    vcpu.set_mmio_data(0x5a);
+    vcpu.set_immediate_exit(true);
+    ensure_errno!(vcpu.run(), libc::EINTR, "KVM_RUN");
+    vcpu.set_immediate_exit(false);
+    Ok(())
+}
+
+/// A page fault that has not been delivered yet: CR2 is part of the state that is saved.
+fn waiting_exception_has_its_address() -> Outcome {
+    const NOWHERE: u64 = 1 << 40;
+    let (machine, vcpu) = long_mode(code64!("movsb", "out 0x10, al"))?;
+    vcpu.change_regs(|r| (r.rsi, r.rdi) = (MMIO, NOWHERE))?;
+    complete_read(&vcpu)?;
+    let events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    let exception = events.exception;
+    ensure_eq!((exception.injected, exception.nr), (1, PF), "exception");
+    let sregs = vcpu.sregs()?;
+    ensure_eq!(sregs.cr2, NOWHERE, "CR2");
+    vcpu.set_sregs(&sregs)?;
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    let caught = machine.expect_caught(&vcpu, PF)?;
+    ensure_eq!((caught.cr2, caught.error), (NOWHERE, 2), "CR2, error");
+    Ok(())
+}
+
+/// The same of a single step and DR6.
+fn waiting_step_is_in_dr6() -> Outcome {
+    let (machine, vcpu) = long_mode(code64!("mov al, [rsi]", "nop", "out 0x10, al"))?;
+    vcpu.change_regs(|r| {
+        r.rsi = MMIO;
+        r.rflags |= 1 << 8;
+    })?;
+    complete_read(&vcpu)?;
+    let events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    let exception = events.exception;
+    ensure_eq!((exception.injected, exception.nr), (1, DB), "exception");
+    let debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    ensure_eq!(debug.dr6, 0xffff_4ff0, "DR6");
+    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    let caught = machine.expect_caught(&vcpu, DB)?;
+    ensure_eq!(caught.rip, CODE + 2, "RIP");
+    Ok(())
 }
 
 /// INT3 and INTO whose delivery userspace has saved and restored: their handlers find the address

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     test!("split", eoi_of_edge_stays),
     test!("split", chips_are_userspace),
     test!("split", interrupt_of_userspace_pic),
+    test!("split", saving_leaves_the_interrupt_waiting),
     test!("split", no_irqchip_state),
     test!("split", irqfd_to_message),
     test!("split", x2apic_api),
@@ -94,6 +95,24 @@ fn chips_are_userspace() -> Outcome {
         "exit is {exit:x?}"
     );
     d.vcpu.run_to_done()
+}
+
+/// An interrupt of userspace's PIC that the guest does not let in yet is not one that is being
+/// delivered, whatever userspace reads and writes back.
+fn saving_leaves_the_interrupt_waiting() -> Outcome {
+    let d = driver(Eoi::None)?;
+    ironvm_abi_tests::driver::set_lapic_register(&d.vcpu, APIC_LVT_LINT0, 0x700)?;
+    d.vcpu.set(KVM_INTERRUPT, &kvm_interrupt { irq: 0x38 })?;
+    d.vcpu.change_sregs(|_| ())?;
+    let events: kvm_vcpu_events = d.vcpu.get(KVM_GET_VCPU_EVENTS)?;
+    ensure_eq!(events.interrupt.injected, 0, "interrupt being delivered");
+    d.vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    // Interrupts are off.
+    d.apic(APIC_EOI, 0)?;
+    ensure_eq!(d.count(0x38), 0, "interrupts while they are off");
+    d.breathe()?;
+    ensure_eq!(d.count(0x38), 1, "interrupts");
+    Ok(())
 }
 
 /// `KVM_INTERRUPT` is the PIC's way in, by LINT0.
