@@ -384,7 +384,11 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     #[inline]
     fn interrupted_event(&self) -> Option<Event> {
         event::interrupted(self.entered.vectoring, || {
-            self.read(info::VECTORING_ERROR_CODE)
+            if self.entered.reason.is_entry_failure() {
+                self.read(control::ENTRY_ERROR_CODE)
+            } else {
+                self.read(info::VECTORING_ERROR_CODE)
+            }
         })
     }
 

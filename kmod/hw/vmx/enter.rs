@@ -257,9 +257,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             return;
         }
         if reason.is_entry_failure() {
-            // The event was not delivered: an exit would have cleared it.
-            self.write(control::ENTRY_INTERRUPTION, 0);
-            return;
+            return self.take_event_back();
         }
         if reason == Reason::EXCEPTION_OR_NMI {
             let interruption = Interruption(Current.read32(info::INTERRUPTION));
@@ -299,12 +297,20 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.cache.forget();
         self.entered.length = 0;
         self.entered.vectoring = Interruption(0);
-        self.entered.refused = Some(if result == result::REFUSED {
-            Current.read32(info::INSTRUCTION_ERROR)
-        } else {
-            0
-        });
         self.entered.reason = NONE;
+        if result != result::REFUSED {
+            // The VMCS cannot be read.
+            self.entered.refused = Some(0);
+            return;
+        }
+        self.entered.refused = Some(Current.read32(info::INSTRUCTION_ERROR));
+        self.take_event_back();
+    }
+
+    /// The entry has failed, so its event was not delivered: as if it had been
+    /// cut off. An exit would have cleared it.
+    fn take_event_back(&mut self) {
+        self.entered.vectoring = Interruption(Current.read32(control::ENTRY_INTERRUPTION));
         self.write(control::ENTRY_INTERRUPTION, 0);
     }
 
