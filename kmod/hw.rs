@@ -19,12 +19,14 @@ pub use self::exit::IoExit;
 pub use self::exit::NestedFault;
 pub use self::exit::RegisterAccess;
 
+use crate::host::cpu as host_cpu;
 use crate::host::cpu::CpuHooks;
 use crate::host::params::Settled;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
+use crate::pc::control;
 use crate::pc::cpuid::Feature;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
@@ -56,6 +58,12 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// CR0 bits that would turn the host's caches off under the guest; the guest
 /// reads back what it wrote.
 const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
+
+/// The CR4 to run a guest with on this host that has `guest`.
+fn cr4_in_force(guest: Cr4) -> Cr4 {
+    let host = Cr4(host_cpu::host_cr4(&PreemptOff::new()));
+    control::cr4_in_force(guest, host)
+}
 
 /// The registers that every exit needs, kept outside the hardware's block.
 #[derive(Clone, Copy, Default)]

@@ -27,6 +27,7 @@ use self::vmcb::InterruptState;
 use self::vmcb::VirtualInterrupt;
 use self::vmcb::Vmcb;
 use self::vmcb::VmcbSegment;
+use super::cr4_in_force;
 use super::nested;
 use super::Event;
 use super::Exit;
@@ -72,6 +73,8 @@ pub struct Svm {
     asid: Asid,
     /// CR0 as the guest wrote it.
     cr0: Cr0,
+    /// CR4 as the guest wrote it.
+    cr4: Cr4,
     /// EFER as the guest sees it.
     efer: Efer,
     features: Features,
@@ -174,10 +177,10 @@ impl Svm {
         save.idtr = save.gdtr;
         save.cr2 = 0;
         save.cr3 = 0;
-        save.cr4 = 0;
         save.dr6 = Dr6::RESET.0;
         save.dr7 = Dr7::RESET.0;
         self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
+        self.set_cr4(0);
         self.set_efer(0);
         self.vmcb.control.clean = Clean::NONE;
     }
@@ -334,6 +337,7 @@ impl Vendor for Svm {
             vmcb: PageBox::new()?,
             asid: Asid::NONE,
             cr0: Cr0(0),
+            cr4: Cr4(0),
             efer: Efer(0),
             features: Features::of_this_cpu(),
             maps: PermissionMaps::shared(),
@@ -633,12 +637,16 @@ impl Vendor for Svm {
 
     #[inline]
     fn cr4(&self) -> u64 {
-        self.vmcb.save.cr4
+        self.cr4.0
     }
 
     fn set_cr4(&mut self, value: u64) {
-        self.vmcb.save.cr4 = value;
-        self.dirty(Clean::CONTROL_REGISTERS);
+        self.cr4 = Cr4(value);
+        let real = cr4_in_force(self.cr4);
+        self.vmcb.save.cr4 = real.0;
+        let differs = real != self.cr4;
+        self.vmcb.control.cr.set(CrIntercepts::READ_CR4, differs);
+        self.dirty(Clean::CONTROL_REGISTERS.with(Clean::INTERCEPTS));
     }
 
     #[inline]

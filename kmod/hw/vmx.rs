@@ -62,6 +62,7 @@ use self::state::Cache;
 use self::virtual_apic::VirtualApic;
 use self::vmcs::Vmcs;
 use self::vpid::Vpid;
+use super::cr4_in_force;
 use super::nested;
 use super::Event;
 use super::Exit;
@@ -615,7 +616,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     fn set_cr4(&mut self, value: u64) {
         self.cr4 = Cr4(value);
-        self.write(guest::CR4, self.shared.controls.real_cr4(self.cr4).0);
+        let real = self.shared.controls.real_cr4(cr4_in_force(self.cr4));
+        self.write(guest::CR4, real.0);
         self.write(control::CR4_SHADOW, value);
         self.cache.forget();
     }

@@ -124,6 +124,19 @@ pub fn write_cr4(old: &Controls, value: u64, caps: &GuestCaps) -> Result<Cr4, In
     Ok(new)
 }
 
+/// Bits of CR4 that are the host's while a guest runs.
+///
+/// MCE: a machine check shuts the processor down where it is clear (SDM vol. 3,
+/// 7.15, "Interrupt 18"), and is the host's affair whoever runs.
+pub const CR4_HOST: Cr4 = Cr4::MCE;
+
+/// The CR4 to run a guest with that has `guest`.
+pub const fn cr4_in_force(guest: Cr4, host: Cr4) -> Cr4 {
+    guest
+        .without(CR4_HOST)
+        .with(Cr4(host.bits() & CR4_HOST.bits()))
+}
+
 /// Does the guest page with PAE outside long mode, and so through PDPTRs in
 /// the processor?
 pub const fn uses_pdptrs(cr0: Cr0, cr4: Cr4, efer: Efer) -> bool {

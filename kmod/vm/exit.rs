@@ -227,8 +227,7 @@ impl<V: Vendor> Vcpu<V> {
             Some(Vector::Debug) => self.debug_exception(),
             Some(Vector::Breakpoint) => Ok(self.breakpoint()),
             Some(Vector::InvalidOpcode) => self.invalid_opcode(context),
-            // The host's own handler has run: the processor raises it for
-            // the host, and the intercept only ends the guest run.
+            // The exit is all that the host has got of it.
             Some(Vector::MachineCheck) => {
                 machine_check::handle();
                 Ok(Step::Leave)

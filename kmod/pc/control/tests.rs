@@ -262,3 +262,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn machine_checks_are_the_hosts() {
+    let with = Cr4::PAE | Cr4::MCE;
+    for host in [Cr4::SMEP, Cr4::SMEP | Cr4::MCE] {
+        for guest in [Cr4::PAE, with] {
+            let expected = if host.has(Cr4::MCE) { with } else { Cr4::PAE };
+            assert_eq!(cr4_in_force(guest, host), expected);
+        }
+    }
+}

@@ -8,7 +8,9 @@ use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::sys::{ioctl, processor_is_tcg};
-use ironvm_abi_tests::{code16, code32, code64, ensure, ensure_eq, test, Exit, Outcome, Vcpu};
+use ironvm_abi_tests::{
+    code16, code32, code64, ensure, ensure_eq, skip, test, Exit, Outcome, Vcpu,
+};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -28,6 +30,7 @@ pub const TESTS: &[Test] = &[
     test!("cpu", tsc_khz),
     test!("cpu", control_registers),
     test!("cpu", bad_control_values_fault),
+    test!("cpu", machine_checks_in_cr4),
     test!("cpu", debug_registers),
     test!("cpu", undefined_opcode),
     test!("cpu", divide_error),
@@ -420,6 +423,38 @@ fn bad_control_values_fault() -> Outcome {
         let values = |s: &kvm_sregs| (s.cr0, s.cr3, s.cr4, s.cr8);
         ensure_eq!(values(&after), values(&before), "{what}: control registers");
     }
+    Ok(())
+}
+
+/// CR4.MCE reads as the guest has written it, whatever is in force: the host's machine checks are
+/// not the guest's to turn off.
+fn machine_checks_in_cr4() -> Outcome {
+    const MCE: u64 = 1 << 6;
+    if processor_is_tcg() {
+        skip!("QEMU's processor does not intercept reads of CR4");
+    }
+    let code = code64!(
+        "mov rax, cr4",
+        "mov rbx, rax",
+        "or rax, 0x40",
+        "mov cr4, rax",
+        "mov rcx, cr4",
+        "out 0x10, al",
+        "and rax, ~0x40",
+        "mov cr4, rax",
+        "mov rdx, cr4",
+        "out 0x10, al",
+    );
+    let (_machine, vcpu) = long_mode(code)?;
+    let without = vcpu.sregs()?.cr4;
+    ensure_eq!(without & MCE, 0, "MCE in the beginning");
+    vcpu.run_to_done()?;
+    let r = vcpu.regs()?;
+    ensure_eq!((r.rbx, r.rcx), (without, without | MCE), "CR4 before, set");
+    ensure_eq!(vcpu.sregs()?.cr4, without | MCE, "CR4 by KVM_GET_SREGS");
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rdx, without, "CR4 cleared");
+    ensure_eq!(vcpu.sregs()?.cr4, without, "CR4 by KVM_GET_SREGS");
     Ok(())
 }
 
