@@ -12,6 +12,7 @@ pub mod eventfd;
 pub mod file;
 pub mod fpu;
 pub mod global;
+pub mod hint;
 pub mod log;
 pub mod machine_check;
 pub mod mm;

@@ -134,12 +134,14 @@ pub fn tsc_stable() -> bool {
     unsafe { bindings::iv_tsc_stable() }
 }
 
-/// CR3 as it must be loaded on a return to the host, without the no-flush bit.
+/// CR3 of this CPU, as it must be loaded on a return to the host.
 #[inline]
 #[allow(dead_code, reason = "VMX: the host state of a VMCS")]
 pub fn host_cr3(_off: &IrqOff) -> u64 {
-    // SAFETY: Interrupts are off, as the function asks.
-    unsafe { bindings::iv_read_cr3() as u64 }
+    let value: u64;
+    // SAFETY: Reading a control register has no effect.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nostack, nomem, preserves_flags)) };
+    value
 }
 
 /// CR0 of this CPU.
@@ -152,11 +154,13 @@ pub fn host_cr0() -> u64 {
     value
 }
 
-/// CR4 of this CPU, from the kernel's own copy.
+/// CR4 of this CPU.
 #[inline]
 pub fn host_cr4(_pinned: &impl Pinned) -> u64 {
-    // SAFETY: Reads a per-CPU variable.
-    unsafe { bindings::iv_read_cr4() as u64 }
+    let value: u64;
+    // SAFETY: Reading a control register has no effect.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nostack, nomem, preserves_flags)) };
+    value
 }
 
 /// XCR0 of this CPU: the extended states that are enabled. The host must have

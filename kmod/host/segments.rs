@@ -7,6 +7,7 @@
 
 use super::bindings;
 use crate::host::cpu;
+use crate::host::task::thread_flags;
 use crate::host::task::IrqOff;
 use core::arch::asm;
 
@@ -20,11 +21,40 @@ pub const KERNEL_TR: u16 = (bindings::GDT_ENTRY_TSS * 8) as u16;
 const MSR_FS_BASE: u32 = 0xc000_0100;
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// Linear addresses of this CPU's tables.
+extern "C" {
+    /// Of each CPU: TR has a smaller limit than the kernel has given it.
+    static __tss_limit_invalid: bool;
+}
+
+/// GDTR, as SGDT stores it and LGDT loads it.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Gdtr {
+    limit: u16,
+    base: u64,
+}
+
+impl Gdtr {
+    /// That of this CPU.
+    fn read() -> Self {
+        let mut gdtr = Self::default();
+        // SAFETY: Stores to the structure, which is as the instruction lays it
+        // out.
+        unsafe { asm!("sgdt [{}]", in(reg) &mut gdtr, options(nostack, preserves_flags)) };
+        gdtr
+    }
+
+    /// Linear address of the table.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+}
+
+/// This CPU's tables, of all but the first the linear address.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
     /// Global descriptor table.
-    pub gdt: u64,
+    pub gdt: Gdtr,
     /// Interrupt descriptor table.
     pub idt: u64,
     /// Task state segment.
@@ -34,21 +64,39 @@ pub struct Tables {
 /// Those of this CPU.
 pub fn tables(_off: &IrqOff) -> Tables {
     let mut tables = Tables {
-        gdt: 0,
+        gdt: Gdtr::read(),
         idt: 0,
         tss: 0,
     };
-    // SAFETY: Stores to the three integers.
-    unsafe { bindings::iv_host_tables(&mut tables.gdt, &mut tables.idt, &mut tables.tss) };
+    // SAFETY: Stores to the two integers.
+    unsafe { bindings::iv_host_tables(&mut tables.idt, &mut tables.tss) };
     tables
 }
 
 /// The limits of GDTR and TR are as the kernel has set them again. On return
 /// to user mode TR itself may be loaded again, if the thread uses ports.
+///
+/// # Safety
+///
+/// `gdtr` is this CPU's: [`tables`] has told it here.
 #[inline]
-pub fn restore_tables(_off: &IrqOff) {
-    // SAFETY: Interrupts are off.
-    unsafe { bindings::iv_restore_tables() };
+pub unsafe fn restore_tables(gdtr: &Gdtr, _off: &IrqOff) {
+    // SAFETY: By the precondition; the table is where it was all the time.
+    unsafe { asm!("lgdt [{}]", in(reg) gdtr, options(nostack, preserves_flags, readonly)) };
+    if thread_flags() & 1 << bindings::TIF_IO_BITMAP != 0 {
+        // SAFETY: Interrupts are off.
+        unsafe { bindings::iv_reload_task_register() };
+        return;
+    }
+    // SAFETY: Writes a per-CPU variable of this CPU through GS, as the kernel
+    // asks of who makes the limit smaller (`invalidate_tss_limit`).
+    unsafe {
+        asm!(
+            "mov byte ptr gs:[rip + {variable}], 1",
+            variable = sym __tss_limit_invalid,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// FS base of the thread.
@@ -75,9 +123,10 @@ pub struct Selectors {
 }
 
 impl Selectors {
-    /// Those of the thread.
+    /// Those of the thread; `None` when all are null, so that there is nothing
+    /// to restore.
     #[inline]
-    pub fn read() -> Self {
+    pub fn read() -> Option<Self> {
         let (ds, es, fs, gs, ldt): (u64, u64, u64, u64, u64);
         // SAFETY: Reading segment registers has no effect.
         unsafe {
@@ -95,19 +144,14 @@ impl Selectors {
                 options(nostack, nomem, preserves_flags),
             );
         }
-        Self {
+        let any = ds | es | fs | gs | ldt;
+        (any != 0).then_some(Self {
             ds: ds as u16,
             es: es as u16,
             fs: fs as u16,
             gs: gs as u16,
             ldt: ldt as u16,
-        }
-    }
-
-    /// There is nothing to restore.
-    #[inline]
-    pub fn are_null(&self) -> bool {
-        self.ds | self.es | self.fs | self.gs | self.ldt == 0
+        })
     }
 
     /// Loads them again, where they are not null. `fs_base` is the thread's.

@@ -314,7 +314,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             self.host.moved(off);
         }
         self.host.load(off);
-        self.msrs.load(cpu::host_tsc_aux(off));
+        self.msrs.load(|| cpu::host_tsc_aux(off));
         self.open();
         self.shared.l1d.on_load();
     }

@@ -10,13 +10,14 @@ use super::vcpu::Vcpu;
 use crate::host::machine_check;
 use crate::hw::Exit;
 use crate::hw::Frequent;
+use crate::hw::IoExit;
+use crate::hw::NestedFault;
 use crate::hw::Vendor;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::Vector;
 use crate::uapi;
-use kernel::prelude::*;
 
 impl<V: Vendor> Vcpu<V> {
     /// Answers an exit. Called with interrupts off first, and once more where
@@ -38,41 +39,83 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// Answers the exit that the vendor has to tell, with interrupts off: what
-    /// that comes to, and the exit.
+    /// Answers the exit that the vendor has to tell, with interrupts off.
     ///
-    /// The exits that come most are settled where they are handled, so that
-    /// what they come to goes through no memory.
+    /// Each kind is settled where it is handled, so that what a frequent one
+    /// comes to is known there, and goes through no memory.
     #[inline(always)]
-    pub fn answer_exit(&mut self) -> (Result<Step>, Exit) {
+    pub fn answer_exit(&mut self) -> Step {
         let context = Context::Atomic;
         match self.hw.frequent_exit() {
             Some(Frequent::Cpuid) => {
                 let handled = self.cpuid(context);
-                (self.settle(handled, context), Exit::Cpuid)
+                self.settle_atomic(handled, Exit::Cpuid)
             }
             Some(Frequent::Hypercall) => {
                 let handled = self.hypercall(context);
-                (self.settle(handled, context), Exit::Hypercall)
+                self.settle_atomic(handled, Exit::Hypercall)
             }
             Some(Frequent::ReadMsr) => {
                 let handled = self.read_msr(context);
-                (self.settle(handled, context), Exit::ReadMsr)
+                self.settle_atomic(handled, Exit::ReadMsr)
             }
             Some(Frequent::WriteMsr) => {
                 let handled = self.write_msr(context);
-                (self.settle(handled, context), Exit::WriteMsr)
+                self.settle_atomic(handled, Exit::WriteMsr)
             }
             None => {
                 let exit = self.hw.exit(&mut self.regs);
-                let handled = match exit {
-                    Exit::NestedFault(fault) => self.nested_fault(fault, context),
-                    Exit::Io(io) => self.port_io(io, context),
-                    other => self.handle_other(other, context),
-                };
-                (self.settle(handled, context), exit)
+                self.answer_told(exit)
             }
         }
+    }
+
+    #[inline(always)]
+    fn answer_told(&mut self, exit: Exit) -> Step {
+        match exit {
+            Exit::NestedFault(fault) => self.answer_nested_fault(fault),
+            Exit::Io(io) => self.answer_port_io(io),
+            other => self.answer_other(other),
+        }
+    }
+
+    #[inline(never)]
+    fn answer_nested_fault(&mut self, fault: NestedFault) -> Step {
+        let handled = self.nested_fault(fault, Context::Atomic);
+        self.settle_atomic(handled, Exit::NestedFault(fault))
+    }
+
+    #[inline(never)]
+    fn answer_port_io(&mut self, io: IoExit) -> Step {
+        let handled = self.port_io(io, Context::Atomic);
+        self.settle_atomic(handled, Exit::Io(io))
+    }
+
+    #[inline(never)]
+    fn answer_other(&mut self, exit: Exit) -> Step {
+        let handled = self.handle_other(exit, Context::Atomic);
+        self.rcu_waits |= matches!(exit, Exit::HostInterrupt);
+        self.settle_atomic(handled, exit)
+    }
+
+    /// What the vCPU does after a handler in the inner loop.
+    #[inline(always)]
+    fn settle_atomic(&mut self, handled: Handled, exit: Exit) -> Step {
+        match self.settle(handled, Context::Atomic) {
+            // An event that was cut off goes before an interrupt of the host,
+            // which a guest that cuts it off again and again would keep out.
+            Ok(Step::Resume) if self.events.injected.is_some() => Step::Leave,
+            // The handler says an error again where that can be told.
+            Ok(Step::Sleep) | Err(_) => self.sleep_on(exit),
+            Ok(step) => step,
+        }
+    }
+
+    /// The exit is to be handled where sleeping is allowed.
+    #[inline]
+    pub(super) fn sleep_on(&mut self, exit: Exit) -> Step {
+        self.unanswered = exit;
+        Step::Sleep
     }
 
     fn handle_other(&mut self, exit: Exit, context: Context) -> Handled {

@@ -79,7 +79,7 @@ pub struct Emulation {
 
 impl<V: Vendor> Vcpu<V> {
     /// A nested page fault.
-    #[inline(never)]
+    #[inline(always)]
     pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
         let access = if fault.write {
             NestedAccess::Write

@@ -60,7 +60,7 @@ impl<V: Vendor> Vm<V> {
     /// need no exit otherwise.
     #[inline]
     pub fn watches_msrs(&self) -> bool {
-        self.msr_filter.active.load(Ordering::Relaxed) || self.settings.user_msr() != 0
+        self.msr_filter.active.load(Ordering::Relaxed) | (self.settings.user_msr() != 0)
     }
 
     /// Whether the guest may access the MSR.

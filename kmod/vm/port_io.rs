@@ -18,7 +18,7 @@ pub const PIO_DATA_OFFSET: u64 = PIO_BYTES as u64 * uapi::KVM_PIO_PAGE_OFFSET;
 
 impl<V: Vendor> Vcpu<V> {
     /// An intercepted I/O instruction.
-    #[inline(never)]
+    #[inline(always)]
     pub fn port_io(&mut self, io: IoExit, context: Context) -> Handled {
         if io.string {
             return self.emulate(None, context);

@@ -19,10 +19,10 @@ use super::vcpu::MpState;
 use super::vcpu::Vcpu;
 use crate::host::cpu;
 use crate::host::fpu;
+use crate::host::hint::fresh;
 use crate::host::task;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
-use crate::hw::Exit;
 use crate::hw::Vendor;
 use crate::pc::control;
 use crate::pc::lapic::Lapic;
@@ -207,29 +207,31 @@ impl<V: Vendor> Vcpu<V> {
     pub(super) fn settle(&mut self, handled: Handled, context: Context) -> Result<Step> {
         match handled {
             Ok(step) | Err(Stop::Step(step)) => Ok(step),
-            Err(stop) => self.settle_rare(stop, context),
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Unhandleable) => self.settle_unhandleable(context),
+            Err(Stop::Fault(exception)) => self.settle_fault(exception, context),
         }
     }
 
     #[cold]
-    fn settle_rare(&mut self, stop: Stop, context: Context) -> Result<Step> {
-        match stop {
-            Stop::Step(step) => Ok(step),
-            Stop::Error(error) => Err(error),
-            Stop::Unhandleable if context == Context::Atomic => Ok(Step::Sleep),
-            Stop::Unhandleable => Ok(self.emulation_failed()),
-            Stop::Fault(exception) => {
-                let handled = self.raise(exception);
-                self.settle(handled, context)
-            }
+    fn settle_unhandleable(&mut self, context: Context) -> Result<Step> {
+        match context {
+            Context::Atomic => Ok(Step::Sleep),
+            Context::Sleepable => Ok(self.emulation_failed()),
         }
+    }
+
+    #[cold]
+    fn settle_fault(&mut self, exception: Exception, context: Context) -> Result<Step> {
+        let handled = self.raise(exception);
+        self.settle(handled, context)
     }
 
     /// The inner loop. With [`Step::Sleep`], `unanswered` is to be handled.
     fn run_guest(&mut self) -> Step {
         let preempt = PreemptOff::new();
         self.hw.prepare(&preempt);
-        let mut off = IrqOff::new();
+        let mut off = IrqOff::from_on();
         let cpu = cpu::current_cpu(&off);
         let tracked = self.load(&off, cpu);
         self.shared.requests.enter(cpu);
@@ -274,47 +276,34 @@ impl<V: Vendor> Vcpu<V> {
         }
         self.look_at_timer();
         loop {
-            self.deliver_events();
-            if self.init_pending {
-                // INIT forgets what has been handed to the processor.
-                return Step::Leave;
-            }
-            if self.vapic.is_on() {
-                self.write_vapic();
-            }
-            self.enter(off, tracked);
-            self.exits = self.exits.wrapping_add(1);
-            self.events.after_exit(&self.hw, &mut self.regs);
-            self.sync_apic();
-            self.settle_pv_eoi();
-            if self.vapic.is_on() && !self.take_vapic() {
-                let exit = self.hw.exit(&mut self.regs);
-                return self.sleep_on(exit);
-            }
-            let (settled, exit) = self.answer_exit();
-            match settled {
-                // An event that was cut off goes before an interrupt of the host,
-                // which a guest that cuts it off again and again would keep out.
-                Ok(Step::Resume) if self.events.injected.is_some() => {
-                    return Step::Leave;
-                }
-                Ok(Step::Resume) => {}
-                Ok(Step::User) => return Step::User,
-                Ok(Step::Leave) => {
-                    self.rcu_waits |= matches!(exit, Exit::HostInterrupt);
-                    return Step::Leave;
-                }
-                // The handler says an error again where that can be told.
-                Ok(Step::Sleep) | Err(_) => return self.sleep_on(exit),
+            let step = fresh(self).enter_and_answer(off, tracked);
+            if step != Step::Resume {
+                return step;
             }
         }
     }
 
-    /// The exit is to be handled where sleeping is allowed.
-    #[inline]
-    fn sleep_on(&mut self, exit: Exit) -> Step {
-        self.unanswered = exit;
-        Step::Sleep
+    /// One turn of the inner loop: [`Step::Resume`] has another one follow.
+    #[inline(always)]
+    fn enter_and_answer(&mut self, off: &IrqOff, tracked: bool) -> Step {
+        self.deliver_events();
+        if self.init_pending {
+            // INIT forgets what has been handed to the processor.
+            return Step::Leave;
+        }
+        if self.vapic.is_on() {
+            self.write_vapic();
+        }
+        self.enter(off, tracked);
+        self.exits = self.exits.wrapping_add(1);
+        self.events.after_exit(&self.hw, &mut self.regs);
+        self.sync_apic();
+        self.settle_pv_eoi();
+        if self.vapic.is_on() && !self.take_vapic() {
+            let exit = self.hw.exit(&mut self.regs);
+            return self.sleep_on(exit);
+        }
+        self.answer_exit()
     }
 
     /// RCU takes the guest for user mode. Where each CPU has a tick, it looks
@@ -347,8 +336,14 @@ impl<V: Vendor> Vcpu<V> {
     /// Whether the kernel wants to be told of each entry.
     fn load(&mut self, off: &IrqOff, cpu: u32) -> bool {
         let moved = self.last_cpu != Some(cpu);
-        self.last_cpu = Some(cpu);
-        self.hw.intercept_all_msrs(self.vm.watches_msrs());
+        if moved {
+            self.last_cpu = Some(cpu);
+        }
+        let watches_msrs = self.vm.watches_msrs();
+        if self.watches_msrs != watches_msrs {
+            self.watches_msrs = watches_msrs;
+            self.hw.intercept_all_msrs(watches_msrs);
+        }
         self.hw.load(off, moved);
         fpu::restore_if_needed(off);
         self.host_xss.clear(off);

@@ -189,6 +189,8 @@ pub struct Vcpu<V: Vendor> {
     pub sigmask: Option<Sigmask>,
     /// The CPU of the last entry.
     pub last_cpu: Option<u32>,
+    /// The processor has been told that userspace decides on MSRs.
+    pub watches_msrs: bool,
     /// CPUID and MSRs.
     pub model: KBox<Model>,
     /// Where the guest's code was found last.
@@ -261,6 +263,7 @@ impl<V: Vendor> Vcpu<V> {
             sipi_pending: None,
             sigmask: None,
             last_cpu: None,
+            watches_msrs: false,
             code: CodePage::default(),
             decoded: DecodeCache::new(),
             mmu: VcpuMmu::new(),

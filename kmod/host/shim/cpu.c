@@ -22,16 +22,6 @@ bool iv_tsc_stable(void)
 	return !check_tsc_unstable();
 }
 
-unsigned long iv_read_cr3(void)
-{
-	return __get_current_cr3_fast();
-}
-
-unsigned long iv_read_cr4(void)
-{
-	return cr4_read_shadow();
-}
-
 int iv_rdmsr_safe(u32 msr, u64 *value)
 {
 	return rdmsrq_safe(msr, value);

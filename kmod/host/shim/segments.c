@@ -6,20 +6,18 @@
 
 #include "shim.h"
 
-void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss)
+void iv_host_tables(u64 *idt, u64 *tss)
 {
 	struct desc_ptr table;
 
 	store_idt(&table);
 	*idt = table.address;
-	*gdt = (u64)get_current_gdt_ro();
 	*tss = (u64)&get_cpu_entry_area(smp_processor_id())->tss.x86_tss;
 }
 
-void iv_restore_tables(void)
+void iv_reload_task_register(void)
 {
-	load_fixmap_gdt(smp_processor_id());
-	invalidate_tss_limit();
+	force_reload_TR();
 }
 
 void iv_restore_selectors(u16 ds, u16 es, u16 fs, u16 gs, u16 ldt)

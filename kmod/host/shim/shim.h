@@ -23,8 +23,6 @@
 unsigned int iv_num_online_cpus(void);
 void iv_another_guest(void);
 bool iv_tsc_stable(void);
-unsigned long iv_read_cr3(void);
-unsigned long iv_read_cr4(void);
 int iv_rdmsr_safe(u32 msr, u64 *value);
 int iv_wrmsr_safe(u32 msr, u64 value);
 void iv_send_reschedule(int cpu);
@@ -71,8 +69,8 @@ void iv_param_settle(bool has_pml, bool has_apicv, bool has_virtual_interrupts,
 		     bool has_preemption_timer);
 
 /* segments.c */
-void iv_host_tables(u64 *gdt, u64 *idt, u64 *tss);
-void iv_restore_tables(void);
+void iv_host_tables(u64 *idt, u64 *tss);
+void iv_reload_task_register(void);
 void iv_restore_selectors(u16 ds, u16 es, u16 fs, u16 gs, u16 ldt);
 
 /* sync.c */

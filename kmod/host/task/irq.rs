@@ -37,6 +37,18 @@ impl IrqOff {
         }
     }
 
+    /// As [`IrqOff::new`] where interrupts are on: dropped, they are on.
+    #[inline]
+    #[must_use]
+    pub fn from_on() -> Self {
+        disable();
+        // INVARIANT: Off from here on.
+        Self {
+            were_on: true,
+            _thread: PhantomData,
+        }
+    }
+
     /// Takes the interrupts that are pending, if interrupts were on before this
     /// value was made. The thread may be preempted and come back on another
     /// CPU, so nothing per-CPU may be held over this.
@@ -74,6 +86,12 @@ mod raw {
     }
 
     #[inline]
+    pub(super) fn disable() {
+        // SAFETY: As above.
+        unsafe { asm!("cli", options(nostack)) };
+    }
+
+    #[inline]
     pub(super) fn enable() {
         // SAFETY: They were on before.
         unsafe { core::arch::asm!("sti", options(nostack)) };
@@ -97,6 +115,11 @@ mod raw {
         unsafe { bindings::iv_irq_save() }
     }
 
+    pub(super) fn disable() {
+        // SAFETY: As above.
+        unsafe { bindings::iv_irq_save() };
+    }
+
     pub(super) fn enable() {
         // SAFETY: They were on before.
         unsafe { bindings::iv_irq_enable() };
@@ -109,6 +132,7 @@ mod raw {
     }
 }
 
+use raw::disable;
 use raw::enable;
 use raw::enable_once;
 use raw::save_and_disable;

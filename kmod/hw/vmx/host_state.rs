@@ -31,6 +31,7 @@ use super::field::host;
 use super::vmcs::Field;
 use crate::host::cpu;
 use crate::host::segments;
+use crate::host::segments::Gdtr;
 use crate::host::segments::Selectors;
 use crate::host::task::IrqOff;
 use crate::pc::msr::index;
@@ -57,7 +58,9 @@ pub(super) struct HostState {
     cr3: u64,
     cr4: u64,
     fs_base: u64,
-    selectors: Selectors,
+    gdtr: Gdtr,
+    /// Those that are to be loaded again.
+    selectors: Option<Selectors>,
     debugctl: u64,
     has_pebs: bool,
     pebs: u64,
@@ -108,9 +111,10 @@ impl HostState {
     }
 
     /// What each CPU has its own of. The VMCS is current.
-    pub(super) fn moved(&self, off: &IrqOff) {
+    pub(super) fn moved(&mut self, off: &IrqOff) {
         let tables = segments::tables(off);
-        put(host::GDTR_BASE, tables.gdt);
+        self.gdtr = tables.gdt;
+        put(host::GDTR_BASE, tables.gdt.base());
         put(host::IDTR_BASE, tables.idt);
         put(host::TR_BASE, tables.tss);
         put(host::GS_BASE, cpu::rdmsr(index::GS_BASE));
@@ -149,9 +153,11 @@ impl HostState {
     /// After the last exit, before interrupts are on.
     #[inline]
     pub(super) fn unload(&mut self, off: &IrqOff) {
-        segments::restore_tables(off);
-        if !self.selectors.are_null() {
-            self.selectors.restore(off, self.fs_base);
+        // SAFETY: `moved` has been called here: a vCPU that comes to another CPU
+        // is told so before its first entry there.
+        unsafe { segments::restore_tables(&self.gdtr, off) };
+        if let Some(selectors) = &self.selectors {
+            selectors.restore(off, self.fs_base);
         }
         if self.debugctl != 0 {
             // SAFETY: The value is the host's own.

@@ -177,7 +177,7 @@ impl SwitchedMsrs {
     /// The processor gets the guest's. `host_tsc_aux`: the host's on this CPU,
     /// if there is such a register.
     #[inline]
-    pub(super) fn load(&mut self, host_tsc_aux: Option<u64>) {
+    pub(super) fn load(&mut self, host_tsc_aux: impl FnOnce() -> Option<u64>) {
         self.loaded = true;
         self.host_kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
         if self.kernel_gs_base != self.host_kernel_gs_base {
@@ -188,14 +188,19 @@ impl SwitchedMsrs {
         if self.syscall_on {
             self.load_syscall();
         }
-        if let (true, Some(host)) = (self.switches_tsc_aux, host_tsc_aux) {
-            if host != self.tsc_aux {
-                // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the
-                // host's back.
-                unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
-                self.host_tsc_aux = Some(host);
-            }
+        if self.switches_tsc_aux {
+            self.load_tsc_aux(host_tsc_aux());
         }
+    }
+
+    #[inline]
+    fn load_tsc_aux(&mut self, host: Option<u64>) {
+        let Some(host) = host.filter(|host| *host != self.tsc_aux) else {
+            return;
+        };
+        // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the host's back.
+        unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
+        self.host_tsc_aux = Some(host);
     }
 
     fn load_syscall(&mut self) {
