@@ -21,6 +21,7 @@ pub mod page;
 pub mod page_box;
 pub mod params;
 pub mod segments;
+pub mod split_lock;
 pub mod sync;
 pub mod task;
 pub mod time;

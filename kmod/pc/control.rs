@@ -7,7 +7,7 @@
 //! 5.3 and 11.5; SDM volume 3A, sections 2.5 and 4.1.
 
 use super::cpuid::{xsave, GuestCaps};
-use super::regs::{Cr0, Cr4, Efer};
+use super::regs::{Cr0, Cr4, Efer, Rflags};
 
 /// The write raises #GP(0); as an ioctl it is `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,12 @@ pub const fn cr4_in_force(guest: Cr4, host: Cr4) -> Cr4 {
     guest
         .without(CR4_HOST)
         .with(Cr4(host.bits() & CR4_HOST.bits()))
+}
+
+/// Does the guest have accesses checked for alignment (SDM vol. 3, 7.15,
+/// "Interrupt 17")?
+pub const fn checks_alignment(cr0: Cr0, flags: Rflags, cpl: u8) -> bool {
+    cr0.has(Cr0::AM) && flags.has(Rflags::AC) && cpl == 3
 }
 
 /// Does the guest page with PAE outside long mode, and so through PDPTRs in

@@ -8,11 +8,14 @@ use super::run::Step;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
 use crate::host::machine_check;
+use crate::host::split_lock;
 use crate::hw::Exit;
 use crate::hw::Frequent;
 use crate::hw::IoExit;
 use crate::hw::NestedFault;
 use crate::hw::Vendor;
+use crate::pc::control;
+use crate::pc::regs::Cr0;
 use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
@@ -275,6 +278,9 @@ impl<V: Vendor> Vcpu<V> {
                 machine_check::handle();
                 Ok(Step::Leave)
             }
+            Some(Vector::Alignment) if split_lock::is_detected() && !self.checks_alignment() => {
+                self.split_lock(error_code, context)
+            }
             Some(vector) => {
                 self.events.delivery_faulted(&mut self.hw);
                 self.raise(Exception {
@@ -285,6 +291,31 @@ impl<V: Vendor> Vcpu<V> {
             }
             None => Ok(self.unexpected(u64::from(vector))),
         }
+    }
+
+    /// Whether #AC can be the guest's own.
+    fn checks_alignment(&self) -> bool {
+        control::checks_alignment(Cr0(self.hw.cr0()), self.regs.rflags, self.hw.cpl())
+    }
+
+    /// #AC that the guest has not asked for: a locked access that the host does
+    /// not like.
+    #[cold]
+    fn split_lock(&mut self, error_code: Option<u32>, context: Context) -> Handled {
+        if context == Context::Atomic {
+            return Ok(Step::Sleep);
+        }
+        if split_lock::handle(self.regs.rip) {
+            return Ok(Step::Resume);
+        }
+        self.run.set_exit(
+            uapi::KVM_EXIT_EXCEPTION,
+            uapi::kvm_run_ex {
+                exception: u32::from(Vector::Alignment.number()),
+                error_code: error_code.unwrap_or(0),
+            },
+        );
+        Ok(Step::User)
     }
 
     /// KVM_EXIT_INTERNAL_ERROR without particulars.

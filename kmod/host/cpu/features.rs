@@ -111,6 +111,9 @@ features! {
     SMAP = X86_FEATURE_SMAP,
     /// FLUSH_CMD MSR.
     FLUSH_L1D = X86_FEATURE_FLUSH_L1D,
+    /// The processor raises #AC for locked accesses across cache lines, and the
+    /// kernel has it do so.
+    SPLIT_LOCK_DETECT = X86_FEATURE_SPLIT_LOCK_DETECT,
     /// Memory encryption of the host (SME).
     SME = X86_FEATURE_SME,
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* This CPU and the others; hardware virtualization on all of them. */
 #include <asm/apic.h>
+#include <asm/cpu.h>
 #include <asm/irq_vectors.h>
 #include <asm/nospec-branch.h>
 #include <linux/kernel.h>
@@ -154,4 +155,10 @@ int iv_l1tf_policy(void)
 		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_COND;
 		return 1;
 	}
+}
+
+/* Whether the guest may go on; else the thread has a signal. May sleep. */
+bool iv_guest_split_lock(u64 rip)
+{
+	return handle_guest_split_lock(rip);
 }

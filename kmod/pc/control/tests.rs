@@ -273,3 +273,17 @@ fn machine_checks_are_the_hosts() {
         }
     }
 }
+
+#[test]
+fn alignment_is_checked_in_user_mode_if_both_ask_for_it() {
+    for mask in [Cr0::PE, Cr0::PE | Cr0::AM] {
+        for flags in [Rflags::FIXED, Rflags::FIXED | Rflags::AC] {
+            for cpl in 0..=3 {
+                let all = mask.has(Cr0::AM) && flags.has(Rflags::AC) && cpl == 3;
+                assert_eq!(checks_alignment(mask, flags, cpl), all);
+            }
+        }
+    }
+    assert!(checks_alignment(Cr0::AM, Rflags::AC, 3));
+    assert!(!checks_alignment(Cr0::AM, Rflags::AC, 0));
+}

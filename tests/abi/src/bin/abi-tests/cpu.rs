@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     test!("cpu", tsc_khz),
     test!("cpu", control_registers),
     test!("cpu", bad_control_values_fault),
+    test!("cpu", alignment_check),
     test!("cpu", machine_checks_in_cr4),
     test!("cpu", debug_registers),
     test!("cpu", undefined_opcode),
@@ -307,6 +308,35 @@ fn to_user_mode(machine: &Machine, vcpu: &Vcpu) -> Outcome {
     }
     machine.write(TSS + 4, STACKS + 0xff0);
     vcpu.change_regs(|r| r.rsp = top)?;
+    Ok(())
+}
+
+/// #AC is the guest's own where it has asked for it: in user mode with CR0.AM and EFLAGS.AC.
+fn alignment_check() -> Outcome {
+    const AM: u64 = 1 << 18;
+    const AC_FLAG: u64 = 1 << 18;
+    const AC: u8 = 17;
+    if processor_is_tcg() {
+        skip!("QEMU's processor does not check alignment");
+    }
+    let machine = Machine::new()?;
+    let vcpu = machine.vcpu(0)?;
+    machine.long_mode(&vcpu, code64!("iretq"))?;
+    machine.load(CODE2, code64!("mov eax, [rsi + 1]", "ud2"));
+    for (mask, flag, vector) in [(0, AC_FLAG, UD), (AM, 0, UD), (AM, AC_FLAG, AC)] {
+        to_user_mode(&machine, &vcpu)?;
+        machine.write(STACKS + 0x810, RFLAGS_FIXED | flag);
+        vcpu.change_sregs(|s| s.cr0 = s.cr0 & !AM | mask)?;
+        vcpu.change_regs(|r| (r.rip, r.rsi) = (CODE, DATA))?;
+        let caught = machine.expect_caught(&vcpu, vector)?;
+        let behind = if vector == UD { 3 } else { 0 };
+        ensure_eq!(
+            (caught.rip, caught.error),
+            (CODE2 + behind, 0),
+            "RIP, error"
+        );
+        machine.start(&vcpu, Paging::Long, CODE)?;
+    }
     Ok(())
 }
 
