@@ -4,11 +4,12 @@
 //! switches by hand because entries and exits do not.
 //!
 //! Entries and exits switch FS_BASE, GS_BASE and the SYSENTER registers (guest
-//! and host state), and EFER by a control of their own. PAT is not switched:
-//! the extended page tables say that the guest's is ignored, so it is a value
-//! the guest reads back. The SYSCALL registers and KERNEL_GS_BASE are left to
-//! software (SDM vol. 3, 28.4). The host uses them when it enters or leaves user
-//! mode only, so they change once for a stay in the inner loop.
+//! and host state), EFER by a control of their own, and so PAT where there is
+//! one; where not, it is a value the guest reads back, for the extended page
+//! tables say that the guest's is ignored. The SYSCALL registers and
+//! KERNEL_GS_BASE are left to software (SDM vol. 3, 28.4). The host uses them
+//! when it enters or leaves user mode only, so they change once for a stay in the
+//! inner loop.
 
 use super::apicv;
 use crate::host::cpu;

@@ -461,7 +461,8 @@ pub const TABLE: [Row; 87] = [
     hardware(STAR, Hardware::Star),
     hardware(LSTAR, Hardware::Lstar).check(Check::Canonical),
     hardware(CSTAR, Hardware::Cstar).check(Check::Canonical),
-    hardware(SFMASK, Hardware::Sfmask),
+    // The host writes it to the processor, which refuses reserved bits.
+    hardware(SFMASK, Hardware::Sfmask).check(Check::Bits(0xffff_ffff)),
     hardware(FS_BASE, Hardware::FsBase)
         .check(Check::Canonical)
         .listed(Listed::No),

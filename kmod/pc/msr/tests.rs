@@ -473,6 +473,17 @@ fn addresses_must_be_canonical() {
 }
 
 #[test]
+fn reserved_bits_of_the_flag_mask() {
+    for vendor in [Vendor::Amd, Vendor::Intel] {
+        let mut bench = Bench::full(vendor);
+        assert_eq!(bench.guest(SFMASK, 0xffff_ffff), DONE);
+        assert_eq!(bench.guest(SFMASK, 1 << 32), INVALID);
+        assert_eq!(bench.host(SFMASK, 1 << 63), INVALID);
+        assert_eq!(bench.value(SFMASK), Ok(0xffff_ffff));
+    }
+}
+
+#[test]
 fn memory_types() {
     let mut bench = Bench::full(Vendor::Amd);
     assert_eq!(
