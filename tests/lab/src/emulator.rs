@@ -30,14 +30,6 @@ impl Vendor {
             Self::Vmx => &Bochs,
         }
     }
-
-    /// The kernel's own module for it.
-    pub fn stock_module(self) -> &'static str {
-        match self {
-            Self::Svm => "kvm_amd",
-            Self::Vmx => "kvm_intel",
-        }
-    }
 }
 
 /// A machine to be emulated.
@@ -109,6 +101,9 @@ pub trait Emulator: Sync {
 
     /// The machine's memory when nobody says how much.
     fn default_memory_mib(&self) -> u32;
+
+    /// The kernel's own module for the processor.
+    fn stock_module(&self, model: Option<&str>) -> &'static str;
 
     /// Refuses what the emulator cannot do.
     fn check(&self, model: Option<&str>, memory_mib: u32) -> Result<()>;

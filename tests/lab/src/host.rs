@@ -196,8 +196,8 @@ impl<'a> Prepared<'a> {
                 modules.push((image::OUR_MODULE.into(), spec.parameters.clone()));
             }
             Kvm::Stock => {
-                let vendor = spec.vendor.stock_module();
-                for path in image::stock_modules(platform, [vendor])? {
+                let module = spec.vendor.emulator().stock_module(spec.model.as_deref());
+                for path in image::stock_modules(platform, [module])? {
                     let parameters = if path.ends_with("/kvm.ko") {
                         spec.parameters.clone()
                     } else {

@@ -18,49 +18,11 @@ struct Fault {
 
 const FAULTS: &[Fault] = &[
     Fault {
-        // Not of a module that bounds a guest's time by the preemption timer.
-        key: "interrupts-off",
-        what: "in Bochs an interrupt does not make a guest exit that has interrupts off",
-        applies: in_bochs,
-        tests: &[
-            "caps/disable_exits_hlt",
-            "injection/signal_ends_run",
-            "injection/signal_is_noticed_soon",
-            "no_progress/exits_without_end",
-            "no_progress/rip_beyond_segment",
-            "smp/shootdown_by_ipi",
-        ],
-    },
-    Fault {
-        // With one CPU its loop is another, which does it right.
-        key: "several-cpus",
-        what: "in Bochs with several CPUs a guest that an interrupt makes exit right after an \
-               exception was delivered has RIP of before the delivery, all else of after it",
-        applies: || in_bochs() && processors() > 1,
-        tests: &["injection/host_interrupts_beside_faults"],
-    },
-    Fault {
         key: "accessed-dirty",
         what: "Bochs sets accessed and dirty bits in the guest's tables without asking the EPT \
                on processors whose EPT has no such bits",
         applies: || in_bochs() && !processor_has("ept_ad"),
         tests: &["dirty_log/accessed_and_dirty_bits_of_guest_tables"],
-    },
-    Fault {
-        key: "trap-flag",
-        what: "in Bochs on AMD's processors the host gets lost after an exit of a guest that has TF set",
-        applies: || in_bochs() && processor_has("svm"),
-        tests: &[
-            "cpu/single_step_by_guest",
-            "debug/single_step",
-            "emulate/single_step_over_mmio",
-        ],
-    },
-    Fault {
-        key: "cr2",
-        what: "in Bochs on AMD's processors VMRUN does not load CR2",
-        applies: || in_bochs() && processor_has("svm"),
-        tests: &["emulate/page_fault_during_emulation"],
     },
     Fault {
         // No emulator's, but the kernel's own: it enters such an event without its length.
@@ -88,18 +50,6 @@ const FAULTS: &[Fault] = &[
             "deadline/tsc_written_by_the_guest",
             "deadline/tsc_written_by_userspace",
             "deadline/rate_changed_while_armed",
-        ],
-    },
-    Fault {
-        // The kernel's own module does not run there then: the alignment of its posted-interrupt
-        // descriptor, which is what it has to be, is not enough for Bochs.
-        key: "virtual-interrupts",
-        what: "Bochs delivers a virtual interrupt to a guest with interrupts off when one of the \
-               host is pending, and does not tell which one an exit has cut off",
-        applies: || in_bochs() && delivers_by_processor(),
-        tests: &[
-            "delivery/waits_while_interrupts_are_off",
-            "dirty_log/events_that_find_the_list_full",
         ],
     },
     Fault {
@@ -153,18 +103,6 @@ fn parameter(module: &str, name: &str) -> bool {
         .is_ok_and(|value| value.starts_with('Y'))
 }
 
-/// Whether processors deliver interrupts of guests, with whichever module.
-fn delivers_by_processor() -> bool {
-    parameter("kvm", "virtual_interrupts") || parameter("kvm_intel", "enable_apicv")
-}
-
-/// How many processors are online.
-fn processors() -> usize {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let is_first = |line: &&str| line.starts_with("processor");
-    info.lines().filter(is_first).count()
-}
-
 /// Whether this machine is in Bochs, told by its firmware.
 fn in_bochs() -> bool {
     std::fs::read_to_string("/sys/class/dmi/id/bios_vendor")
@@ -178,8 +116,8 @@ mod tests {
     #[test]
     fn only_named_tests_are_excused() {
         let key = |name| fault_for(name).map(|fault| fault.key);
-        assert_eq!(key("caps/disable_exits_hlt"), Some("interrupts-off"));
-        assert_eq!(key("caps/disable_exits"), None);
+        assert_eq!(key("injection/traps_by_events"), Some("event-length"));
+        assert_eq!(key("injection/traps_by"), None);
     }
 
     #[test]

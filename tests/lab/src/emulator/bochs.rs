@@ -5,6 +5,7 @@
 mod disk;
 mod loader;
 mod log;
+mod make;
 mod sealed;
 
 use super::{Emulator, End, Machine, Running, Sharing};
@@ -24,8 +25,12 @@ pub struct Bochs;
 
 /// The processor when none is asked for: the first with unrestricted guests.
 const MODEL: &str = "corei7_ivy_bridge_3770k";
+/// Those that have AMD's virtualization, with nested paging.
+const AMD_MODELS: [&str; 4] = ["phenom_8650_toliman", "zambezi", "trinity_apu", "ryzen"];
 /// Where the run's folder is seen inside the root.
 const RUN: &str = "/run/lab";
+/// Where the folder of its program is seen there.
+const PROGRAM: &str = "/run/bochs";
 /// Bochs has no more.
 const MAX_MEMORY_MIB: u32 = 2048;
 /// How many instructions make a second for the machine. The TSC counts them.
@@ -57,6 +62,13 @@ impl Emulator for Bochs {
         1024
     }
 
+    fn stock_module(&self, model: Option<&str>) -> &'static str {
+        match model {
+            Some(model) if AMD_MODELS.contains(&model) => "kvm_amd",
+            _ => "kvm_intel",
+        }
+    }
+
     fn check(&self, model: Option<&str>, memory_mib: u32) -> Result<()> {
         if memory_mib > MAX_MEMORY_MIB {
             bail!(
@@ -71,6 +83,7 @@ impl Emulator for Bochs {
     }
 
     fn start(&self, machine: &Machine) -> Result<Running> {
+        let program = make::made(machine.platform)?;
         let vmlinux = vmlinux(machine.platform)?;
         let contents = disk::Contents {
             kernel: &machine.platform.vmlinuz(),
@@ -90,7 +103,8 @@ impl Emulator for Bochs {
             .platform
             .inside()
             .bind(machine.run, RUN)
-            .command("bochs-bin")?
+            .bind_read_only(&program, PROGRAM)
+            .command(format!("{PROGRAM}/bochs"))?
             .args(["-q", "-f", &format!("{RUN}/bochsrc")])
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -187,11 +201,11 @@ fn bochsrc(machine: &Machine, port: u16) -> String {
     let (cpus, memory) = (machine.cpus, machine.memory_mib);
     format!(
         "config_interface: textconfig\n\
-         display_library: rfb, options=\"timeout=0\"\n\
-         plugin_ctrl: gameport=0, parallel=0, speaker=0\n\
+         display_library: nogui\n\
+         plugin_ctrl: parallel=0, speaker=0\n\
          memory: guest={memory}, host={memory}\n\
          romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
-         vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
+         vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
          cpu: model={model}, count={cpus}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
          clock: sync=none, time0=utc\n\
          pci: enabled=1, chipset=i440fx\n\

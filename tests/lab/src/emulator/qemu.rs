@@ -43,6 +43,10 @@ impl Emulator for Qemu {
         2048
     }
 
+    fn stock_module(&self, _model: Option<&str>) -> &'static str {
+        "kvm_amd"
+    }
+
     fn check(&self, model: Option<&str>, _memory_mib: u32) -> Result<()> {
         if let Some(model) = model {
             bail!(

@@ -501,7 +501,7 @@ fn to_a_running_vcpu() -> Outcome {
     d.machine.load(
         CODE,
         code64!(
-            // An interrupt of the host has to end the run of this guest: see `interrupts-off`.
+            // An interrupt of the host has to end the run of this guest.
             "sti",
             "xor r8d, r8d",
             "2:",

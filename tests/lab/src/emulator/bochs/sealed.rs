@@ -2,9 +2,9 @@
 
 //! A network of its own for an emulator.
 //!
-//! Bochs' serial line is a TCP connection, and its display a VNC server that
-//! asks nobody for a password. Neither is for anyone else: what is started
-//! while a thread is [`Sealed`] sees only a loopback device that is its own.
+//! Bochs' serial line is a TCP connection, which is for nobody else: what is
+//! started while a thread is [`Sealed`] sees only a loopback device that is its
+//! own.
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
