@@ -41,6 +41,26 @@
 
 .section .noinstr.text, "ax"
 
+#if defined(CONFIG_MITIGATION_UNRET_ENTRY) || defined(CONFIG_MITIGATION_SRSO)
+/*
+ * On Intel's processors with call depth tracking (retbleed=stuff) the kernel
+ * looks at what is before the target of each CALL of a module, of alternatives
+ * that are not in use as well. Before srso_alias_untrain_ret there is nothing: it
+ * is the first of the kernel's text. This module is loaded there, as the
+ * kernel's own for SVM is not; so the kernel's macro for UNTRAIN_RET_VM is
+ * replaced by one that gets there by a jump.
+ */
+SYM_FUNC_START_LOCAL(iv_srso_alias_untrain_ret)
+	jmp	srso_alias_untrain_ret
+SYM_FUNC_END(iv_srso_alias_untrain_ret)
+
+.purgem CALL_UNTRAIN_RET
+.macro CALL_UNTRAIN_RET
+	ALTERNATIVE_2 "", "call entry_untrain_ret", X86_FEATURE_UNRET, \
+		"call iv_srso_alias_untrain_ret", X86_FEATURE_SRSO_ALIAS
+.endm
+#endif
+
 /*
  * void iv_svm_enter(u64 gprs[16], u64 guest_vmcb_pa, u64 host_vmcb_pa)
  *
