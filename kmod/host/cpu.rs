@@ -30,6 +30,7 @@ pub use ipi::{kick_many, run_on, CpuMask};
 pub use mitigation::another_guest;
 pub use mitigation::flush_l1d;
 pub use mitigation::l1tf_policy;
+pub use mitigation::l1tf_policy_ends;
 pub use mitigation::prediction_command;
 pub use mitigation::L1tf;
 pub use msr::rdmsr;

@@ -43,7 +43,7 @@ pub enum L1tf {
 }
 
 /// What the kernel's policy is for this processor; the kernel shows it to the
-/// user as ours from now on.
+/// user as ours until [`l1tf_policy_ends`].
 pub fn l1tf_policy() -> L1tf {
     // SAFETY: Reads variables of the kernel that are set at boot, and sets the
     // one that is the hypervisor's.
@@ -52,4 +52,10 @@ pub fn l1tf_policy() -> L1tf {
         1 => L1tf::Conditional,
         _ => L1tf::Always,
     }
+}
+
+/// The kernel shows no policy of ours any more.
+pub fn l1tf_policy_ends() {
+    // SAFETY: Sets the variable that is the hypervisor's.
+    unsafe { bindings::iv_l1tf_policy_ends() };
 }

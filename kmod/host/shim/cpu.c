@@ -157,6 +157,12 @@ int iv_l1tf_policy(void)
 	}
 }
 
+/* No guests any more, and nobody who flushes for them. */
+void iv_l1tf_policy_ends(void)
+{
+	l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_AUTO;
+}
+
 /* Whether the guest may go on; else the thread has a signal. May sleep. */
 bool iv_guest_split_lock(u64 rip)
 {

@@ -42,6 +42,7 @@ void iv_syscore_unregister(void);
 void iv_take_interrupt(unsigned int vector);
 void iv_take_nmi(void);
 int iv_l1tf_policy(void);
+void iv_l1tf_policy_ends(void);
 bool iv_guest_split_lock(u64 rip);
 
 /* eventfd.c */

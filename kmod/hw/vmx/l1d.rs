@@ -35,12 +35,14 @@ impl L1dFlush {
     pub(super) fn new() -> Result<Self> {
         let policy = cpu::l1tf_policy();
         let by_hand = policy != L1tf::Never && !cpu::boot_cpu_has(cpu::Feature::FLUSH_L1D);
-        let buffer = if by_hand {
-            Some(HostPages::alloc(BUFFER_ORDER)?)
-        } else {
-            None
+        let mut flush = Self {
+            policy,
+            buffer: None,
         };
-        Ok(Self { policy, buffer })
+        if by_hand {
+            flush.buffer = Some(HostPages::alloc(BUFFER_ORDER)?);
+        }
+        Ok(flush)
     }
 
     /// Other code than the inner loop has run.
@@ -67,6 +69,12 @@ impl L1dFlush {
         // Translations first, so that the second pass only loads lines.
         touch(buffer, PAGE_SIZE as usize);
         touch(buffer, LINE);
+    }
+}
+
+impl Drop for L1dFlush {
+    fn drop(&mut self) {
+        cpu::l1tf_policy_ends();
     }
 }
 
