@@ -36,6 +36,8 @@ use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::DescriptorTable;
+#[allow(unused_imports, reason = "for the documentation")]
+use crate::pc::regs::Dr6;
 use crate::pc::regs::Gprs;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
@@ -337,10 +339,13 @@ pub trait Vendor: CpuHooks + Sized + Send {
     }
     /// Sets the PAE directory pointers, if the processor keeps copies of them.
     fn set_pdptes(&mut self, _pointers: &[u64; 4]) {}
-    /// DR6 as the guest left it.
+    /// DR6 as the guest has it: a #DB that exits does not change it.
     fn dr6(&self) -> u64;
     /// Sets DR6.
     fn set_dr6(&mut self, value: u64);
+    /// After the exit of a #DB, once: why it came, as DR6 has it in
+    /// [`Dr6::CAUSES`], and nothing of before.
+    fn debug_cause(&mut self) -> u64;
     /// Sets the DR7 that is in force while the guest runs.
     fn set_dr7(&mut self, value: u64);
 

@@ -77,6 +77,9 @@ pub struct Svm {
     cr4: Cr4,
     /// EFER as the guest sees it.
     efer: Efer,
+    /// DR6, likewise. The VMCB has that of RESET at each entry, so that a #DB
+    /// says there why it came, and nothing else.
+    dr6: u64,
     features: Features,
     maps: PermissionMaps,
     /// Where this CPU keeps the host's half of VMLOAD and VMSAVE.
@@ -179,6 +182,7 @@ impl Svm {
         save.cr3 = 0;
         save.dr6 = Dr6::RESET.0;
         save.dr7 = Dr7::RESET.0;
+        self.dr6 = Dr6::RESET.0;
         self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
         self.set_cr4(0);
         self.set_efer(0);
@@ -231,12 +235,13 @@ impl Svm {
             }
             Exit::Exception { vector: 1, .. } => {
                 let Some(stepped) = stepped else { return exit };
-                let (dr6, guests) = stepped.settle(self.dr6());
-                self.set_dr6(dr6);
-                if guests {
-                    exit
-                } else {
-                    Exit::NmiWindow
+                let cause = self.debug_cause();
+                match stepped.settle(cause) {
+                    Some(cause) => {
+                        self.vmcb.save.dr6 |= cause;
+                        exit
+                    }
+                    None => Exit::NmiWindow,
                 }
             }
             _ => exit,
@@ -339,6 +344,7 @@ impl Vendor for Svm {
             cr0: Cr0(0),
             cr4: Cr4(0),
             efer: Efer(0),
+            dr6: Dr6::RESET.0,
             features: Features::of_this_cpu(),
             maps: PermissionMaps::shared(),
             host_vmcb: 0,
@@ -508,8 +514,7 @@ impl Vendor for Svm {
             // again as soon as the event is delivered.
             host_cpu::send_reschedule(host_cpu::raw_current_cpu());
         } else if self.nmi.state != NmiState::Blocked {
-            let dr6 = self.dr6();
-            self.nmi.step_over(regs, dr6);
+            self.nmi.step_over(regs);
         }
     }
 
@@ -669,14 +674,17 @@ impl Vendor for Svm {
     }
 
     fn dr6(&self) -> u64 {
-        self.vmcb.save.dr6
+        self.dr6
     }
 
     fn set_dr6(&mut self, value: u64) {
-        if self.vmcb.save.dr6 != value {
-            self.vmcb.save.dr6 = value;
-            self.dirty(Clean::DEBUG_REGISTERS);
-        }
+        self.dr6 = value;
+    }
+
+    fn debug_cause(&mut self) -> u64 {
+        let found = core::mem::replace(&mut self.vmcb.save.dr6, Dr6::RESET.0);
+        self.dirty(Clean::DEBUG_REGISTERS);
+        found & Dr6::CAUSES.0
     }
 
     fn set_dr7(&mut self, value: u64) {

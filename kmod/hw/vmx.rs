@@ -140,6 +140,8 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     efer: Efer,
     cr2: u64,
     dr6: Dr6,
+    /// Of the last #DB that exited.
+    debug_cause: u64,
     cr8: u8,
     pat: u64,
     spec_ctrl: u64,
@@ -269,6 +271,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             efer: Efer(0),
             cr2: 0,
             dr6: Dr6::RESET,
+            debug_cause: 0,
             cr8: 0,
             pat: PAT_RESET,
             spec_ctrl: 0,
@@ -666,6 +669,10 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     fn set_dr6(&mut self, value: u64) {
         self.dr6 = Dr6(value);
+    }
+
+    fn debug_cause(&mut self) -> u64 {
+        self.debug_cause
     }
 
     fn set_dr7(&mut self, value: u64) {

@@ -28,9 +28,6 @@ use crate::uapi::kvm_debug_exit_arch;
 use crate::uapi::kvm_guest_debug;
 use kernel::prelude::*;
 
-/// The bits of DR6 that say why: the others read as after RESET.
-pub const DR6_CAUSES: u64 = Dr6::B.0 | Dr6::BD.0 | Dr6::BS.0 | Dr6::BT.0;
-
 /// Debug state of one vCPU.
 pub struct Debug {
     /// DR0 to DR3 of the guest.
@@ -218,12 +215,11 @@ impl<V: Vendor> Vcpu<V> {
         self.raise(Exception::debug(Dr6::BS.0))
     }
 
-    /// An intercepted #DB. The processor has noted the cause in DR6.
+    /// An intercepted #DB. The guest's DR6 is told of the cause when it gets one.
     pub fn debug_exception(&mut self) -> Handled {
-        let cause = self.hw.dr6() & DR6_CAUSES;
+        let cause = self.hw.debug_cause();
         let users = self.debug.user_steps() || self.debug.user_has(uapi::KVM_GUESTDBG_USE_HW_BP);
         if users {
-            self.hw.set_dr6(Dr6::RESET.0);
             return Ok(self.exit_debug(Vector::Debug, cause));
         }
         if cause & Dr6::BD.0 != 0 {
@@ -291,7 +287,7 @@ impl<V: Vendor> Vcpu<V> {
             4 | 6 if value >> 32 != 0 => return None,
             5 | 7 if value >> 32 != 0 => return None,
             4 | 6 => {
-                self.hw.set_dr6((value & DR6_CAUSES) | Dr6::RESET.0);
+                self.hw.set_dr6((value & Dr6::CAUSES.0) | Dr6::RESET.0);
             }
             5 | 7 => self.debug.set_dr7(value | Dr7::RESET.0, &mut self.hw),
             index => *self.debug.addresses.get_mut(usize::from(index))? = value,

@@ -32,7 +32,6 @@ use crate::uapi::kvm_sregs2;
 use crate::uapi::kvm_xcr;
 use crate::uapi::kvm_xcrs;
 use crate::uapi::Pod;
-use crate::vm::debug::DR6_CAUSES;
 use crate::vm::model;
 use crate::vm::vcpu::MpState;
 use crate::vm::vcpu::Vcpu;
@@ -371,7 +370,7 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EINVAL);
         }
         self.debug.addresses = regs.db;
-        self.hw.set_dr6((regs.dr6 & DR6_CAUSES) | Dr6::RESET.0);
+        self.hw.set_dr6((regs.dr6 & Dr6::CAUSES.0) | Dr6::RESET.0);
         self.debug.set_dr7(regs.dr7 | Dr7::RESET.0, &mut self.hw);
         Ok(())
     }

@@ -28,38 +28,26 @@ pub(super) enum NmiState {
 /// NMI blocking of one vCPU.
 pub(super) struct Nmi {
     pub(super) state: NmiState,
-    /// The guest as it was before it was made to step.
-    step: Option<Before>,
-}
-
-/// What a step changes beyond the instruction's own doing.
-#[derive(Clone, Copy)]
-struct Before {
-    flags: Rflags,
-    dr6: u64,
+    /// The guest's flags as they were before it was made to step.
+    step: Option<Rflags>,
 }
 
 /// A step has ended.
 #[derive(Clone, Copy)]
 pub(super) struct Stepped {
-    /// DR6 before it.
-    dr6: u64,
     /// The guest steps by itself, too.
     guests: bool,
 }
 
 impl Stepped {
-    /// The DR6 that the guest is to have after a #DB which left `dr6`, and
-    /// whether the #DB is the guest's: for a breakpoint of its own.
-    pub(super) fn settle(self, dr6: u64) -> (u64, bool) {
+    /// What of the cause of a #DB after it is the guest's, if anything: breakpoints
+    /// of its own.
+    pub(super) fn settle(self, cause: u64) -> Option<u64> {
         if self.guests {
-            return (dr6, true);
+            return Some(cause);
         }
-        // Breakpoints noted before may be gone.
-        if dr6 & !self.dr6 & (Dr6::B.0 | Dr6::BD.0 | Dr6::BT.0) == 0 {
-            return (self.dr6, false);
-        }
-        ((dr6 & !Dr6::BS.0) | (self.dr6 & Dr6::BS.0), true)
+        let own = cause & !Dr6::BS.0;
+        (own != 0).then_some(own)
     }
 }
 
@@ -91,19 +79,17 @@ impl Nmi {
         }
     }
 
-    /// Makes the guest, whose DR6 is `dr6`, exit after one instruction.
-    pub(super) fn step_over(&mut self, regs: &mut Registers, dr6: u64) {
+    /// Makes the guest exit after one instruction.
+    pub(super) fn step_over(&mut self, regs: &mut Registers) {
         if self.step.is_none() {
-            let flags = regs.rflags;
-            self.step = Some(Before { flags, dr6 });
+            self.step = Some(regs.rflags);
             regs.rflags = regs.rflags.with(Rflags::TF | Rflags::RF);
         }
     }
 
     /// After an exit: takes our flags back, if the guest was made to step.
     pub(super) fn end_step(&mut self, regs: &mut Registers) -> Option<Stepped> {
-        let before = self.step.take()?;
-        let saved = before.flags;
+        let saved = self.step.take()?;
         // An IRET or POPF that was stepped over has loaded flags of its own;
         // TF from there is the guest's.
         let stepped_in_place = regs.rflags.has(Rflags::TF | Rflags::RF);
@@ -114,7 +100,6 @@ impl Nmi {
                 .assign(Rflags::RF, saved.has(Rflags::RF) && stepped_in_place);
         }
         Some(Stepped {
-            dr6: before.dr6,
             guests: saved.has(Rflags::TF),
         })
     }

@@ -24,6 +24,7 @@ use crate::host::task::IrqOff;
 use crate::hw::Exit;
 use crate::hw::Registers;
 use crate::pc::bits::bits;
+use crate::pc::regs::Dr6;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::Vector;
@@ -344,8 +345,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             }
             Exit::NmiWindow => self.words.primary.set(Primary::NMI_WINDOW, false),
             Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
-                let found = Current.read_natural(info::QUALIFICATION);
-                self.dr6 = exit::dr6_after_debug(self.dr6, found);
+                // The processor tells it here and does not write DR6 (28.2.1,
+                // table 28-1).
+                self.debug_cause = Current.read_natural(info::QUALIFICATION) & Dr6::CAUSES.0;
             }
             Exit::EntryFailed { .. } if reason.basic() == Reason::ENTRY_MACHINE_CHECK => {
                 return Exit::Exception {

@@ -19,7 +19,6 @@ use crate::hw::NestedFault;
 use crate::hw::RegisterAccess;
 use crate::pc::addr::Gpa;
 use crate::pc::bits::named_bits;
-use crate::pc::regs::Dr6;
 
 /// Why the guest has stopped.
 ///
@@ -242,19 +241,6 @@ pub fn nmi_unblocked(reason: Reason, fields: &impl ReadFields) -> bool {
         }
         _ => false,
     }
-}
-
-/// DR6 as the #DB that exited would have left it. The processor tells what it
-/// has found in the exit qualification and does not write DR6 (28.2.1,
-/// table 28-1).
-pub const fn dr6_after_debug(dr6: Dr6, qualification: u64) -> Dr6 {
-    // B0 to B3 are cleared for the new ones; BD, BS and BT are for software to
-    // clear (vol. 3, 18.2.3).
-    const SET: u64 = Dr6::B.0 | Dr6::BD.0 | Dr6::BS.0;
-    // 1 in the qualification, 0 in DR6 for what has happened.
-    const INVERTED: u64 = Dr6::BLD.0 | Dr6::RTM.0;
-    let set = dr6.0 & !Dr6::B.0 | qualification & SET | Dr6::RTM.0;
-    Dr6(set & !(qualification & INVERTED))
 }
 
 /// An access to the APIC-access page as one to the guest's memory at `page`

@@ -198,6 +198,8 @@ bits! {
         RTM = 1 << 16;
         /// Bus lock: clear when one was trapped.
         BLD = 1 << 11;
+        /// The bits that say why a #DB came; the others read as after RESET.
+        CAUSES = 0xf | 0b111 << 13;
         /// Value after reset, and the bits that always read as one.
         RESET = 0xffff_0ff0;
     }

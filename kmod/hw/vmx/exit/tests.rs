@@ -301,36 +301,6 @@ fn unblocking_by_iret() {
 }
 
 #[test]
-fn dr6_after_a_debug_exception() {
-    let reset = Dr6::RESET;
-    // A breakpoint, and another one before it.
-    assert_eq!(dr6_after_debug(reset, 0b0001), Dr6(reset.0 | 1));
-    assert_eq!(
-        dr6_after_debug(Dr6(reset.0 | 0b1000), 0b0001),
-        Dr6(reset.0 | 1)
-    );
-    // A step; BD and BS of before are for software to clear.
-    assert_eq!(
-        dr6_after_debug(Dr6(reset.0 | Dr6::BD.0), Dr6::BS.0),
-        Dr6(reset.0 | Dr6::BD.0 | Dr6::BS.0)
-    );
-    // Bits whose 0 says it: a bus lock, a transaction.
-    assert_eq!(
-        dr6_after_debug(reset, Dr6::BLD.0),
-        Dr6(reset.0 & !Dr6::BLD.0)
-    );
-    assert_eq!(
-        dr6_after_debug(reset, Dr6::RTM.0 | 1),
-        Dr6(reset.0 & !Dr6::RTM.0 | 1)
-    );
-    // Once cleared, RTM is set by the next, BLD is not.
-    let cleared = Dr6(reset.0 & !(Dr6::RTM.0 | Dr6::BLD.0));
-    assert_eq!(dr6_after_debug(cleared, 1), Dr6(reset.0 & !Dr6::BLD.0 | 1));
-    // Reserved bits of the qualification are not taken over.
-    assert_eq!(dr6_after_debug(reset, 1 << 12 | 0xffff_ffff << 32), reset);
-}
-
-#[test]
 fn apic_accesses() {
     let page = Gpa(0xfee0_0000);
     for kind in 0..16u64 {

@@ -3,7 +3,7 @@
 //! Debugging the guest from userspace (KVM API document, 4.87).
 
 use ironvm_abi_tests::guest::long_mode;
-use ironvm_abi_tests::harness::Test;
+use ironvm_abi_tests::harness::{emulator, Test};
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::sys::processor_is_tcg;
@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     test!("debug", hardware_breakpoint),
     test!("debug", watchpoint),
     test!("debug", watchpoint_of_the_guest_before_an_exit),
+    test!("debug", dr6_of_the_guest_stays),
     test!("debug", switched_off),
     test!("debug", injected_trap),
     test!("debug", injected_breakpoint),
@@ -166,8 +167,8 @@ fn watchpoint() -> Outcome {
 /// MOV SS holds back what its own load has met until the next instruction is done, and that one may
 /// exit (SDM vol. 3, 7.8.3).
 fn watchpoint_of_the_guest_before_an_exit() -> Outcome {
-    if processor_is_tcg() {
-        skip!("QEMU's processor does not hold it back");
+    if !emulator::processor_has("vmx") {
+        skip!("a VMCB has no place for it");
     }
     let code = code64!("mov ss, [rsi]", "cpuid", "out 0x10, al", "hlt");
     let (machine, vcpu) = machine(code)?;
@@ -183,6 +184,41 @@ fn watchpoint_of_the_guest_before_an_exit() -> Outcome {
     let debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
     ensure_eq!(debug.dr6 & 0xf, 1, "cause in DR6");
     vcpu.run_to_done()
+}
+
+/// What userspace is told of its own breakpoints and steps has nothing of the guest's DR6 in it, and
+/// leaves nothing there.
+fn dr6_of_the_guest_stays() -> Outcome {
+    // A step, and the guest's third breakpoint.
+    const OLD: u64 = 0xffff_4ff4;
+    let (_machine, vcpu) = machine(code64!("nop", "nop", "nop", "mov rbx, dr6", "hlt"))?;
+    let mut debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    debug.dr6 = OLD;
+    vcpu.set(KVM_SET_DEBUGREGS, &debug)?;
+    let mut registers = [0; 8];
+    registers[0] = CODE + 1;
+    registers[7] = 0x401;
+    let dr6 = || -> Result<u64, Failure> {
+        let exit = vcpu.run_on()?;
+        let Exit::Debug { dr6, .. } = exit else {
+            return Err(vcpu.unexpected(&exit));
+        };
+        Ok(dr6)
+    };
+    control(
+        &vcpu,
+        KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
+        registers,
+    )?;
+    ensure_eq!(dr6()?, 0xffff_0ff1, "DR6 told at a breakpoint");
+    control(&vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP, [0; 8])?;
+    ensure_eq!(dr6()?, 0xffff_4ff0, "DR6 told after a step");
+    let debug: kvm_debugregs = vcpu.get(KVM_GET_DEBUGREGS)?;
+    ensure_eq!(debug.dr6, OLD, "DR6 by KVM_GET_DEBUGREGS");
+    control(&vcpu, 0, [0; 8])?;
+    ensure_eq!(vcpu.run_on()?, Exit::Hlt, "exit");
+    ensure_eq!(vcpu.regs()?.rbx, OLD, "DR6 of the guest");
+    Ok(())
 }
 
 fn switched_off() -> Outcome {
