@@ -27,6 +27,7 @@ pub mod hw {
         pub mod event;
         pub mod exit;
         pub mod field;
+        pub mod msr_bitmap;
         pub mod run_timer;
         pub mod write_log;
     }

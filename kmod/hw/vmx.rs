@@ -27,6 +27,7 @@ pub mod field;
 mod host_state;
 mod insn;
 mod l1d;
+pub mod msr_bitmap;
 mod msrs;
 pub mod run_timer;
 mod setup;

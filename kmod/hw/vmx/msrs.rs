@@ -12,32 +12,17 @@
 //! inner loop.
 
 use super::apicv;
+use super::msr_bitmap;
+use super::msr_bitmap::Access;
+use super::msr_bitmap::PASSED_THROUGH;
 use crate::host::cpu;
 use crate::host::page::HostPage;
 use crate::pc::addr::Hpa;
 use crate::pc::msr::index;
 use kernel::prelude::*;
 
-/// MSRs the guest reads and writes without an exit. A value that is not
-/// canonical faults in the guest itself.
-const PASSED_THROUGH: [u32; 6] = [
-    index::SYSENTER_CS,
-    index::SYSENTER_ESP,
-    index::SYSENTER_EIP,
-    index::FS_BASE,
-    index::GS_BASE,
-    index::KERNEL_GS_BASE,
-];
-
 /// The MSR bitmap of all guests: a set bit is an exit (SDM vol. 3, 25.6.9).
 pub(super) struct MsrBitmap(HostPage);
-
-/// Bytes for one kind of access to one range of MSRs.
-const PART: usize = 0x400;
-/// The first part for reads: of low MSRs, then of high ones.
-const READS: usize = 0;
-/// The first part for writes, likewise.
-const WRITES: usize = 2;
 
 impl MsrBitmap {
     /// Makes the bitmap.
@@ -49,8 +34,8 @@ impl MsrBitmap {
         let bitmap = Self(HostPage::new()?);
         bitmap.0.fill(0xff);
         for passed in PASSED_THROUGH {
-            bitmap.pass(passed, READS).ok_or(EINVAL)?;
-            bitmap.pass(passed, WRITES).ok_or(EINVAL)?;
+            bitmap.pass(passed, Access::Read).ok_or(EINVAL)?;
+            bitmap.pass(passed, Access::Write).ok_or(EINVAL)?;
         }
         Ok(bitmap)
     }
@@ -64,11 +49,11 @@ impl MsrBitmap {
         let bitmap = Self::new()?;
         for range in apicv::READ {
             for msr in range {
-                bitmap.pass(msr, READS).ok_or(EINVAL)?;
+                bitmap.pass(msr, Access::Read).ok_or(EINVAL)?;
             }
         }
         for msr in apicv::WRITTEN {
-            bitmap.pass(msr, WRITES).ok_or(EINVAL)?;
+            bitmap.pass(msr, Access::Write).ok_or(EINVAL)?;
         }
         Ok(bitmap)
     }
@@ -79,19 +64,13 @@ impl MsrBitmap {
     ///
     /// None that could come.
     pub(super) fn pass_self_ipi(&self) -> Result {
-        self.pass(apicv::SELF_IPI, WRITES).ok_or(EINVAL)
+        self.pass(apicv::SELF_IPI, Access::Write).ok_or(EINVAL)
     }
 
-    /// `access`: [`READS`] or [`WRITES`].
-    fn pass(&self, msr: u32, access: usize) -> Option<()> {
-        let (part, low) = match msr {
-            0..=0x1fff => (access, msr),
-            0xc000_0000..=0xc000_1fff => (access + 1, msr - 0xc000_0000),
-            _ => return None,
-        };
-        let offset = part * PART + (low / 8) as usize;
+    fn pass(&self, msr: u32, access: Access) -> Option<()> {
+        let (offset, mask) = msr_bitmap::place(msr, access)?;
         let byte: u8 = self.0.read(offset)?;
-        self.0.write(offset, byte & !(1 << (low % 8)))
+        self.0.write(offset, byte & !mask)
     }
 
     /// Physical address.
