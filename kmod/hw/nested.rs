@@ -48,7 +48,10 @@ mod install;
 mod range;
 mod walk;
 
+use walk::Epoch;
 use walk::Walk;
+
+pub use walk::LastTable;
 
 /// The nested page tables of one virtual machine.
 #[pin_data(PinnedDrop)]
@@ -57,6 +60,7 @@ pub struct NestedTable<F: Format> {
     lock: RwLock<()>,
     mapped: Counts,
     root: TablePage,
+    epoch: Epoch,
     levels: u8,
     /// The host's memory encryption bit: set in every address, also in that of
     /// the root. 0 without encryption.
@@ -114,6 +118,7 @@ impl<F: Format> NestedTable<F> {
             lock <- RwLock::new(()),
             mapped: Counts::default(),
             root: TablePage::new()?,
+            epoch: Epoch::new(),
             levels: if matches!(levels, 4 | 5) { levels } else { return Err(EINVAL) },
             encryption: table::encryption_bit(),
             logs_writes,
@@ -259,6 +264,20 @@ impl<'t, F: Format> Reader<'t, F> {
             .then_some((place.entry, size))
     }
 
+    /// Maps the frame `gfn` to the page `hpa`, where nothing is mapped yet but the
+    /// tables are there: so it is with most frames. `None` if this is not such a
+    /// case; nothing has been done then. `last` is the calling vCPU's own.
+    #[inline(always)]
+    pub fn fill(
+        &self,
+        gfn: Gfn,
+        hpa: Hpa,
+        permissions: Permissions,
+        last: &mut LastTable,
+    ) -> Option<()> {
+        install::fill(&self.walk(), gfn, hpa, permissions, last)
+    }
+
     /// Maps the frame `gfn`, or the whole block of `size` around it, to memory:
     /// `hpa` is the page for `gfn` itself. Where smaller leaves are in use
     /// already only the frame's own is made.
@@ -266,7 +285,6 @@ impl<'t, F: Format> Reader<'t, F> {
     /// # Errors
     ///
     /// [`NoTables`]: fill the cache, without the lock, and try again.
-    #[inline]
     pub fn map(
         &self,
         gfn: Gfn,

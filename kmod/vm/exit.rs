@@ -12,7 +12,6 @@ use crate::host::split_lock;
 use crate::hw::Exit;
 use crate::hw::Frequent;
 use crate::hw::IoExit;
-use crate::hw::NestedFault;
 use crate::hw::Vendor;
 use crate::pc::control;
 use crate::pc::regs::Cr0;
@@ -23,20 +22,20 @@ use crate::pc::regs::Vector;
 use crate::uapi;
 
 impl<V: Vendor> Vcpu<V> {
-    /// Answers an exit. Called with interrupts off first, and once more where
-    /// sleeping is allowed if that gave [`Step::Sleep`].
+    /// Answers an exit for which the inner loop came to [`Step::Sleep`], where
+    /// sleeping is allowed.
     ///
     /// # Errors
     ///
-    /// The error that KVM_RUN returns. In [`Context::Atomic`] any error means
-    /// to try again where it can be told.
-    pub fn handle(&mut self, exit: Exit, context: Context) -> Handled {
+    /// The error that KVM_RUN returns.
+    pub fn handle(&mut self, exit: Exit) -> Handled {
+        let context = Context::Sleepable;
         match exit {
             Exit::Cpuid => self.cpuid(context),
             Exit::ReadMsr => self.read_msr(context),
             Exit::WriteMsr => self.write_msr(context),
             Exit::Hypercall => self.hypercall(context),
-            Exit::NestedFault(fault) => self.nested_fault(fault, context),
+            Exit::NestedFault(fault) => self.nested_fault(fault),
             Exit::Io(io) => self.port_io(io, context),
             other => self.handle_other(other, context),
         }
@@ -83,12 +82,6 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     #[inline(never)]
-    fn answer_nested_fault(&mut self, fault: NestedFault) -> Step {
-        let handled = self.nested_fault(fault, Context::Atomic);
-        self.settle_atomic(handled, Exit::NestedFault(fault))
-    }
-
-    #[inline(never)]
     fn answer_port_io(&mut self, io: IoExit) -> Step {
         let handled = self.port_io(io, Context::Atomic);
         self.settle_atomic(handled, Exit::Io(io))
@@ -103,14 +96,23 @@ impl<V: Vendor> Vcpu<V> {
 
     /// What the vCPU does after a handler in the inner loop.
     #[inline(always)]
-    fn settle_atomic(&mut self, handled: Handled, exit: Exit) -> Step {
+    pub(super) fn settle_atomic(&mut self, handled: Handled, exit: Exit) -> Step {
         match self.settle(handled, Context::Atomic) {
-            // An event that was cut off goes before an interrupt of the host,
-            // which a guest that cuts it off again and again would keep out.
-            Ok(Step::Resume) if self.events.injected.is_some() => Step::Leave,
+            Ok(Step::Resume) => self.go_on(),
             // The handler says an error again where that can be told.
             Ok(Step::Sleep) | Err(_) => self.sleep_on(exit),
             Ok(step) => step,
+        }
+    }
+
+    /// Enters the guest again. But an event that was cut off goes before an
+    /// interrupt of the host, which a guest that cuts it off again and again
+    /// would keep out.
+    #[inline(always)]
+    pub(super) fn go_on(&self) -> Step {
+        match self.events.injected {
+            Some(_) => Step::Leave,
+            None => Step::Resume,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::host::mm::published::Published;
 use crate::host::mm::published::Reading;
 use crate::host::mm::table::TableCache;
 use crate::hw::nested::Format;
+use crate::hw::nested::LastTable;
 use crate::hw::nested::Level;
 use crate::hw::nested::Mapped;
 use crate::hw::nested::NestedTable;
@@ -203,6 +204,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
 #[derive(Default)]
 pub struct VcpuMmu {
     tables: TableCache,
+    last_table: LastTable,
     /// Index of the slot of the last fault.
     hint: usize,
     /// A frame that had no memory when the slots had this generation.
@@ -227,6 +229,7 @@ impl VcpuMmu {
     pub const fn new() -> Self {
         Self {
             tables: TableCache::new(),
+            last_table: LastTable::new(),
             hint: 0,
             device: (Gfn(0), 0),
             left: Left::All,

@@ -3,6 +3,7 @@
 //! Nested page faults: guest memory is brought in, and what is no memory is
 //! emulated, with userspace's help where the device is there.
 
+use super::code_page::Fetched;
 use super::memory::Fault;
 use super::memory::MemoryError;
 use super::pending::Pending;
@@ -13,6 +14,7 @@ use super::run::Stop;
 use super::run_page::PIO_BYTES;
 use super::vcpu::Vcpu;
 use crate::host::fpu;
+use crate::hw::Exit;
 use crate::hw::NestedFault;
 use crate::hw::Vendor;
 use crate::pc::addr::Gpa;
@@ -78,31 +80,49 @@ pub struct Emulation {
 }
 
 impl<V: Vendor> Vcpu<V> {
-    /// A nested page fault.
+    /// A nested page fault, with interrupts off.
+    #[inline(never)]
+    pub fn answer_nested_fault(&mut self, fault: NestedFault) -> Step {
+        let view = self.vm.memory.enter();
+        let fetched = match view.try_fault(fault.gpa, wanted(fault), fault.present, &mut self.mmu) {
+            Some(Fault::Resume) => return self.go_on(),
+            Some(Fault::Mmio | Fault::ReadOnly) => {
+                self.code.fetch(&self.hw, self.linear_rip(), &view)
+            }
+            _ => {
+                drop(view);
+                return self.sleep_on(Exit::NestedFault(fault));
+            }
+        };
+        drop(view);
+        let handled = self.device_access(fault, fetched, Context::Atomic);
+        self.settle_atomic(handled, Exit::NestedFault(fault))
+    }
+
+    /// A nested page fault, where sleeping is allowed.
+    #[inline]
+    pub fn nested_fault(&mut self, fault: NestedFault) -> Handled {
+        match self.bring_in(fault)? {
+            Some(step) => Ok(step),
+            None => self.device_access_sleeping(fault),
+        }
+    }
+
+    #[inline(never)]
+    fn device_access_sleeping(&mut self, fault: NestedFault) -> Handled {
+        let fetched = self.fetch_known();
+        self.device_access(fault, fetched, Context::Sleepable)
+    }
+
+    /// An access to what is no memory, by the instruction whose bytes have been
+    /// fetched.
     #[inline(always)]
-    pub fn nested_fault(&mut self, fault: NestedFault, context: Context) -> Handled {
-        let access = if fault.write {
-            NestedAccess::Write
-        } else if fault.fetch {
-            NestedAccess::Fetch
-        } else {
-            NestedAccess::Read
-        };
-        let fetched = if context == Context::Sleepable {
-            if let Some(step) = self.bring_in(fault, access)? {
-                return Ok(step);
-            }
-            self.fetch_known()
-        } else {
-            let view = self.vm.memory.enter();
-            match view.try_fault(fault.gpa, access, fault.present, &mut self.mmu) {
-                Some(Fault::Resume) => return Ok(Step::Resume),
-                Some(Fault::Mmio | Fault::ReadOnly) => {
-                    self.code.fetch(&self.hw, self.linear_rip(), &view)
-                }
-                _ => return Err(Stop::Step(Step::Sleep)),
-            }
-        };
+    fn device_access(
+        &mut self,
+        fault: NestedFault,
+        fetched: Option<Fetched>,
+        context: Context,
+    ) -> Handled {
         if self.events.injected.is_some() {
             return Ok(self.delivery_failed(fault));
         }
@@ -235,9 +255,10 @@ impl<V: Vendor> Vcpu<V> {
 
     /// Maps guest memory, where that may sleep; `None` if there is none at that
     /// address.
-    fn bring_in(&mut self, fault: NestedFault, access: NestedAccess) -> Handled<Option<Step>> {
+    #[inline(always)]
+    fn bring_in(&mut self, fault: NestedFault) -> Handled<Option<Step>> {
         let view = self.vm.memory.enter();
-        match view.fault(fault.gpa, access, fault.present, &mut self.mmu) {
+        match view.fault(fault.gpa, wanted(fault), fault.present, &mut self.mmu) {
             Fault::Resume => Ok(Some(Step::Leave)),
             Fault::Mmio | Fault::ReadOnly => Ok(None),
             // The caller's signal is on its way.
@@ -560,5 +581,15 @@ impl<V: Vendor> EmuContext for Machine<'_, V> {
         } else {
             Answer::Pending
         }
+    }
+}
+
+/// What the access needs of the nested tables.
+#[inline]
+fn wanted(fault: NestedFault) -> NestedAccess {
+    match fault {
+        NestedFault { write: true, .. } => NestedAccess::Write,
+        NestedFault { fetch: true, .. } => NestedAccess::Fetch,
+        _ => NestedAccess::Read,
     }
 }

@@ -192,7 +192,7 @@ impl<V: Vendor> Vcpu<V> {
         if self.vapic.is_on() {
             self.take_vapic_sleeping();
         }
-        let handled = self.handle(self.unanswered, Context::Sleepable);
+        let handled = self.handle(self.unanswered);
         let settled = self.settle(handled, Context::Sleepable);
         if settled != Ok(Step::User) {
             // What the first pass began and this one did not take up: memory is

@@ -10,6 +10,7 @@ use crate::host::bindings;
 use crate::pc::addr::Hpa;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::ptr;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 use kernel::prelude::*;
@@ -32,6 +33,14 @@ impl Table {
     #[inline]
     pub fn entries(&self) -> &[AtomicU64; ENTRIES] {
         &self.0
+    }
+
+    /// Physical address.
+    #[inline]
+    pub fn hpa(&self) -> Hpa {
+        // SAFETY: The kernel sets the variable before it starts modules.
+        let base = unsafe { bindings::page_offset_base };
+        Hpa((ptr::from_ref(self) as usize).wrapping_sub(base) as u64)
     }
 
     /// The table in the page at `hpa`.
@@ -87,9 +96,7 @@ impl TablePage {
     /// Physical address.
     #[inline]
     pub fn hpa(&self) -> Hpa {
-        // SAFETY: The kernel sets the variable before it starts modules.
-        let base = unsafe { bindings::page_offset_base };
-        Hpa((self.0.as_ptr() as usize).wrapping_sub(base) as u64)
+        self.table().hpa()
     }
 
     /// Gives the page away: to the entry of another table that shall hold this

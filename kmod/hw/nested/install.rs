@@ -5,6 +5,7 @@
 //! Every change is one compare-and-exchange of one entry. One that fails means
 //! that someone else, or the processor, has changed the entry: look again.
 
+use super::walk::LastTable;
 use super::walk::Place;
 use super::walk::Walk;
 use super::Access;
@@ -21,27 +22,16 @@ use crate::pc::addr::Hpa;
 use crate::pc::addr::PAGE_SHIFT;
 use core::sync::atomic::Ordering;
 
-/// See [`super::Reader::map`].
+/// See [`super::Reader::fill`].
 #[inline]
-pub(super) fn map<F: Format>(
+pub(super) fn fill<F: Format>(
     walk: &Walk<'_, F>,
     gfn: Gfn,
-    size: Level,
     hpa: Hpa,
     permissions: Permissions,
-    cache: &mut TableCache,
-) -> Result<Installed, NoTables> {
-    if size == Level::Size4K && fill(walk, gfn, hpa, permissions).is_some() {
-        return Ok(Installed::New);
-    }
-    map_any(walk, gfn, size, hpa, permissions, cache)
-}
-
-/// What maps most frames: an empty place in a table that is there is filled.
-/// `None` if this is not such a case; nothing has been done then.
-#[inline]
-fn fill<F: Format>(walk: &Walk<'_, F>, gfn: Gfn, hpa: Hpa, permissions: Permissions) -> Option<()> {
-    let here = walk.descend(gfn);
+    last: &mut LastTable,
+) -> Option<()> {
+    let here = walk.descend_from(gfn, last);
     if here.level != 1 || here.entry.is_present() {
         return None;
     }
@@ -51,7 +41,8 @@ fn fill<F: Format>(walk: &Walk<'_, F>, gfn: Gfn, hpa: Hpa, permissions: Permissi
     Some(())
 }
 
-fn map_any<F: Format>(
+/// See [`super::Reader::map`].
+pub(super) fn map<F: Format>(
     walk: &Walk<'_, F>,
     gfn: Gfn,
     size: Level,

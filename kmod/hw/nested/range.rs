@@ -38,6 +38,7 @@ pub(super) fn zap<F: Format>(walk: &Walk<'_, F>, frames: GfnRange, tables: &mut 
             // SAFETY: The entry was the only place with the address, and nobody
             // else walks the tables now.
             let page = unsafe { TablePage::from_hpa(walk.table.address(old)) };
+            walk.table.epoch.end();
             tables.push(page, here.level.saturating_sub(1));
         } else if let Some(size) = Level::of_table(here.level) {
             walk.table.mapped.add(size, -1);

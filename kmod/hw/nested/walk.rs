@@ -7,6 +7,7 @@ use super::Format;
 use super::NestedTable;
 use crate::host::mm::table::Table;
 use crate::pc::addr::Gfn;
+use crate::pc::addr::Hpa;
 use crate::pc::nested::block_end;
 use crate::pc::nested::block_start;
 use crate::pc::nested::index;
@@ -35,6 +36,56 @@ pub(super) struct Place<'t, F> {
     pub(super) level: u8,
     /// Its table.
     pub(super) inside: &'t Table,
+}
+
+/// A lowest table that a vCPU has been to: frames beside the last one are found
+/// without going down from the root.
+#[derive(Default)]
+pub struct LastTable {
+    /// The structure's [`Epoch`] at that time; 0 if there is none.
+    epoch: u64,
+    /// The first frame's number, without the bits that are the index.
+    block: u64,
+    table: Hpa,
+}
+
+impl LastTable {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self {
+            epoch: 0,
+            block: 0,
+            table: Hpa(0),
+        }
+    }
+}
+
+/// A number that changes whenever a table is taken out of the structure, which
+/// is under the lock for writing. No two structures ever have the same, nor one
+/// the same twice.
+pub(super) struct Epoch(AtomicU64);
+
+impl Epoch {
+    /// That of a new structure.
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(Self::next()))
+    }
+
+    /// A table has been taken out. The lock is held for writing.
+    pub(super) fn end(&self) {
+        self.0.store(Self::next(), Ordering::Relaxed);
+    }
+
+    /// From 1 on; 64 bits do not overflow.
+    fn next() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    #[inline]
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<'t, F: Format> Walk<'t, F> {
@@ -69,6 +120,29 @@ impl<'t, F: Format> Walk<'t, F> {
     #[inline]
     pub(super) fn descend(&self, gfn: Gfn) -> Place<'t, F> {
         self.descend_while(gfn, |_| true)
+    }
+
+    /// [`Walk::descend`], by way of the table that `last` holds where `gfn` is
+    /// in it. Next time it holds the one found now.
+    #[inline]
+    pub(super) fn descend_from(&self, gfn: Gfn, last: &mut LastTable) -> Place<'t, F> {
+        let epoch = self.table.epoch.get();
+        let block = gfn.0 >> INDEX_BITS;
+        if last.epoch == epoch && last.block == block {
+            // SAFETY: The table was part of this structure, no other has its
+            // epoch, and none has been taken out since; by the invariant none
+            // is in `'t`.
+            return place(unsafe { Table::at(last.table) }, gfn, 1);
+        }
+        let here = self.descend(gfn);
+        if here.level == 1 {
+            *last = LastTable {
+                epoch,
+                block,
+                table: here.inside.hpa(),
+            };
+        }
+        here
     }
 
     /// The entry for `gfn` in the lowest table there is, but not below the

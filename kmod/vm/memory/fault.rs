@@ -148,9 +148,10 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     }
 
     /// Maps what the process's page table has, if that is found.
+    #[inline(never)]
     fn map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Look {
         let ticket = self.memory.invalidations.ticket();
-        let look = pin::look(&IrqOff::new(), wanted.hva, wanted.write());
+        let look = pin::look(&IrqOff::from_on(), wanted.hva, wanted.write());
         if let Look::Found(found) = look {
             self.install_and_flush(ticket, wanted, found, mmu);
         }
@@ -180,6 +181,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     }
 
     /// Maps what only `get_user_pages` can get.
+    #[inline(never)]
     fn map_pinned(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Result<(), Fault> {
         let hva = wanted.hva;
         let ticket = self.memory.invalidations.ticket();
@@ -192,6 +194,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
 
     /// Maps what was found since the ticket was taken, unless it may have gone
     /// meanwhile: then the guest's next try finds out.
+    #[inline(always)]
     fn install_and_flush(
         &self,
         ticket: Ticket,
@@ -208,8 +211,41 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     /// Maps what was found since the ticket was taken. `None` if it may have
     /// gone meanwhile, or there are not enough tables at hand. Does not wait;
     /// but what has been [`Installed::Replaced`] is still in TLBs.
+    #[inline(always)]
     fn install(
         &self,
+        reader: Reader<'_, F>,
+        ticket: Ticket,
+        wanted: &Wanted<'_>,
+        found: Found,
+        mmu: &mut VcpuMmu,
+    ) -> Option<Installed> {
+        match found.size() {
+            // Most are, and nothing has to be worked out for them.
+            Level::Size4K => self.install_as(Level::Size4K, reader, ticket, wanted, found, mmu),
+            host => self.install_block(host, reader, ticket, wanted, found, mmu),
+        }
+    }
+
+    #[inline(never)]
+    fn install_block(
+        &self,
+        host: Level,
+        reader: Reader<'_, F>,
+        ticket: Ticket,
+        wanted: &Wanted<'_>,
+        found: Found,
+        mmu: &mut VcpuMmu,
+    ) -> Option<Installed> {
+        let size = self.leaf_size(wanted.entry, wanted.gfn, host);
+        self.install_as(size, reader, ticket, wanted, found, mmu)
+    }
+
+    /// [`View::install`] as a leaf of `size`.
+    #[inline(always)]
+    fn install_as(
+        &self,
+        size: Level,
         reader: Reader<'_, F>,
         ticket: Ticket,
         wanted: &Wanted<'_>,
@@ -219,14 +255,21 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         let Wanted {
             entry, gfn, hva, ..
         } = *wanted;
-        let size = self.leaf_size(entry, gfn, found.size());
         let start = Hva(hva.0 & !size.bytes().wrapping_sub(1));
         let end = start.wrapping_add(size.bytes());
         if !self.memory.invalidations.allow(ticket, start, end) {
             return None;
         }
         let permissions = self.permissions(entry, found.is_writable(), wanted.write());
-        let installed = reader.map(gfn, size, found.hpa(), permissions, &mut mmu.tables);
+        let hpa = found.hpa();
+        let filled = size == Level::Size4K
+            && reader
+                .fill(gfn, hpa, permissions, &mut mmu.last_table)
+                .is_some();
+        let installed = match filled {
+            true => Ok(Installed::New),
+            false => reader.map(gfn, size, hpa, permissions, &mut mmu.tables),
+        };
         if permissions.may_write {
             // SAFETY: The notifier takes the lock that `reader` holds before
             // the process loses a page, and none is being lost.
@@ -239,6 +282,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     }
 
     /// What the leaf for a page allows.
+    #[inline]
     fn permissions(&self, entry: &MemorySlot, writable: bool, write: bool) -> Permissions {
         let may_write = writable && !entry.slot.read_only();
         // A write that is to be logged has to be seen: by the processor, or by
