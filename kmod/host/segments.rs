@@ -144,14 +144,21 @@ impl Selectors {
                 options(nostack, nomem, preserves_flags),
             );
         }
-        let any = ds | es | fs | gs | ldt;
-        (any != 0).then_some(Self {
+        match ds | es | fs | gs | ldt {
+            0 => None,
+            _ => Some(Self::of(ds, es, fs, gs, ldt)),
+        }
+    }
+
+    #[cold]
+    fn of(ds: u64, es: u64, fs: u64, gs: u64, ldt: u64) -> Self {
+        Self {
             ds: ds as u16,
             es: es as u16,
             fs: fs as u16,
             gs: gs as u16,
             ldt: ldt as u16,
-        })
+        }
     }
 
     /// Loads them again, where they are not null. `fs_base` is the thread's.

@@ -307,22 +307,21 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         }
     }
 
+    #[inline(always)]
     fn load(&mut self, off: &IrqOff, moved: bool) {
         let usable = self.vmcs.make_current(off);
         self.chores.set(Chores::REFUSE, !usable);
         self.in_use = true;
         if moved {
-            // What this CPU's TLB remembers of an earlier time here is stale,
-            // and so is what it remembers of a former owner of the VPID.
-            self.flush_tlb();
-            self.host.moved(off);
+            self.moved(off);
         }
         self.host.load(off);
-        self.msrs.load(|| cpu::host_tsc_aux(off));
+        self.msrs.load();
         self.open();
         self.shared.l1d.on_load();
     }
 
+    #[inline(always)]
     fn unload(&mut self, off: &IrqOff) {
         self.msrs.unload();
         self.host.unload(off);

@@ -50,6 +50,7 @@ impl<V: Vendor> Vcpu<V> {
         Ok(self.exit_port(uapi::KVM_EXIT_IO_IN, io.port, io.size, 1))
     }
 
+    #[inline(always)]
     fn port_out(&mut self, io: IoExit, next: u64) -> Handled {
         let value = self.regs.gprs.get32(Reg::Rax);
         if self.vm.port_write(io.port, io.size, value) {

@@ -59,15 +59,23 @@ const NPF_TABLE_WALK: u64 = 1 << 33;
 /// Reads the exit out of the control area.
 ///
 /// `decode_assists`: EXITINFO1 of a MOV CR/DR names the general register.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(control: &Control, decode_assists: bool) -> Exit {
     match control.exit_code {
+        // Those that come most of what is not `Frequent`.
+        code::NESTED_PAGE_FAULT => nested_fault(control),
+        code::IOIO => io(control),
         code::INTR => Exit::HostInterrupt,
+        other => decode_other(control, other, decode_assists),
+    }
+}
+
+#[inline(never)]
+fn decode_other(control: &Control, exit_code: u64, decode_assists: bool) -> Exit {
+    match exit_code {
         code::CPUID => Exit::Cpuid,
         code::MSR if control.exit_info1 & 1 != 0 => Exit::WriteMsr,
         code::MSR => Exit::ReadMsr,
-        code::NESTED_PAGE_FAULT => nested_fault(control),
-        code::IOIO => io(control),
         code::HLT => Exit::Hlt,
         code::VINTR => Exit::InterruptWindow,
         code::VMMCALL => Exit::Hypercall,

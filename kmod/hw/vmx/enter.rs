@@ -3,6 +3,7 @@
 //! Entering the guest, and what is to be done at once when it has exited.
 
 use super::controls::Primary;
+use super::cpu;
 use super::event;
 use super::event::Interruptibility;
 use super::event::Interruption;
@@ -23,6 +24,7 @@ use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
 use crate::hw::Exit;
 use crate::hw::Registers;
+use crate::pc::addr::Gpa;
 use crate::pc::bits::bits;
 use crate::pc::regs::Dr6;
 use crate::pc::regs::Reg;
@@ -72,6 +74,8 @@ pub(super) struct Entered {
     pub(super) vectoring: Interruption,
     /// An interrupt for the host, acknowledged by the exit.
     pub(super) host_interrupt: Option<u8>,
+    /// What an EPT violation says.
+    qualification: u64,
     /// Length of the instruction that made the exit; 0 when it was none of
     /// [`INSTRUCTIONS`].
     pub(super) length: u8,
@@ -89,6 +93,7 @@ impl Entered {
             refused: None,
             vectoring: Interruption(0),
             host_interrupt: None,
+            qualification: 0,
             length: 0,
             rsp: 0,
             rflags: 0,
@@ -174,8 +179,32 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.entered.vectoring = Interruption(0);
             self.entered.length = look(info::INSTRUCTION_LENGTH) as u8;
             self.cache.begin(look(guest::INTERRUPTIBILITY));
+        } else if reason == Reason::EPT_VIOLATION {
+            self.after_ept_violation();
         } else {
             self.after_other_exit(off, reason);
+        }
+    }
+
+    #[inline(always)]
+    fn after_ept_violation(&mut self) {
+        self.entered.length = 0;
+        // For MMIO: perhaps the instruction is completed by userspace, when the
+        // VMCS may have to be made the current one to read it.
+        self.cache.begin(look(guest::INTERRUPTIBILITY));
+        let qualification = look(info::QUALIFICATION);
+        self.entered.qualification = qualification;
+        let vectoring = Interruption(look(info::VECTORING));
+        self.entered.vectoring = vectoring;
+        self.block_nmis(vectoring, exit::nmi_unblocked_by_iret(qualification));
+    }
+
+    /// Whether NMIs are blocked, if an exit has changed that.
+    #[inline(always)]
+    fn block_nmis(&mut self, vectoring: Interruption, unblocked: bool) {
+        if let Some(blocked) = event::nmi_blocking(vectoring, unblocked) {
+            let state = self.interruptibility();
+            self.write_interruptibility(state.assign(Interruptibility::NMI, blocked));
         }
     }
 
@@ -197,6 +226,16 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
         self.chores = self.chores.without(Chores::FLUSH_TLB);
         true
+    }
+
+    /// On another CPU than before. The VMCS is current there.
+    #[cold]
+    pub(super) fn moved(&mut self, off: &IrqOff) {
+        // What this CPU's TLB remembers of an earlier time here is stale, and so
+        // is what it remembers of a former owner of the VPID.
+        self.chores.set(Chores::FLUSH_TLB, true);
+        self.host.moved(off);
+        self.msrs.moved(cpu::host_tsc_aux(off));
     }
 
     /// After interrupts were on: the guest may run for long again.
@@ -269,17 +308,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 return;
             }
         }
-        if reason == Reason::EPT_VIOLATION {
-            // For MMIO: perhaps the instruction is completed by userspace, when
-            // the VMCS may have to be made the current one to read it.
-            self.cache.begin(look(guest::INTERRUPTIBILITY));
-        }
-        self.entered.vectoring = Interruption(Current.read32(info::VECTORING));
-        let unblocked = exit::nmi_unblocked(reason, &Current);
-        if let Some(blocked) = event::nmi_blocking(self.entered.vectoring, unblocked) {
-            let state = self.interruptibility();
-            self.write_interruptibility(state.assign(Interruptibility::NMI, blocked));
-        }
+        let vectoring = Interruption(Current.read32(info::VECTORING));
+        self.entered.vectoring = vectoring;
+        self.block_nmis(vectoring, exit::nmi_unblocked(reason, &Current));
     }
 
     /// Length of the instruction that made an exit which is none of
@@ -320,7 +351,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     pub(super) fn decode_exit(&mut self) -> Exit {
         match self.entered.reason {
             // Those that come most of what is not `Frequent`.
-            Reason::EPT_VIOLATION => exit::ept_violation(&Current),
+            Reason::EPT_VIOLATION => {
+                let gpa = Gpa(Current.read64(info::GUEST_PHYSICAL));
+                exit::ept_violation(self.entered.qualification, gpa)
+            }
             Reason::IO => exit::io(Current.read_natural(info::QUALIFICATION)),
             Reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
             reason => self.decode_other(reason),

@@ -32,7 +32,10 @@ pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
         Reason::CPUID => Exit::Cpuid,
         Reason::WRMSR => Exit::WriteMsr,
         Reason::RDMSR => Exit::ReadMsr,
-        Reason::EPT_VIOLATION => ept_violation(fields),
+        Reason::EPT_VIOLATION => ept_violation(
+            fields.read_natural(info::QUALIFICATION),
+            Gpa(fields.read64(info::GUEST_PHYSICAL)),
+        ),
         Reason::IO => io(fields.read_natural(info::QUALIFICATION)),
         Reason::HLT => Exit::Hlt,
         // The guest lets more interrupts through than it did.
@@ -202,10 +205,10 @@ impl EptViolation {
 
 /// An EPT violation (table 28-7).
 #[inline]
-pub fn ept_violation(fields: &impl ReadFields) -> Exit {
-    let info = EptViolation(fields.read_natural(info::QUALIFICATION));
+pub fn ept_violation(qualification: u64, gpa: Gpa) -> Exit {
+    let info = EptViolation(qualification);
     Exit::NestedFault(NestedFault {
-        gpa: Gpa(fields.read64(info::GUEST_PHYSICAL)),
+        gpa,
         write: info.has(EptViolation::WRITE),
         fetch: info.has(EptViolation::FETCH),
         present: info.any(EptViolation::PRESENT),
@@ -237,10 +240,16 @@ pub fn nmi_unblocked(reason: Reason, fields: &impl ReadFields) -> bool {
         }
         // The three have it in the same place.
         Reason::EPT_VIOLATION | Reason::PML_FULL | Reason::SUB_PAGE => {
-            EptViolation(fields.read_natural(info::QUALIFICATION)).has(EptViolation::NMI_UNBLOCKED)
+            nmi_unblocked_by_iret(fields.read_natural(info::QUALIFICATION))
         }
         _ => false,
     }
+}
+
+/// [`nmi_unblocked`] of an EPT violation and the like, by its qualification.
+#[inline]
+pub fn nmi_unblocked_by_iret(qualification: u64) -> bool {
+    EptViolation(qualification).has(EptViolation::NMI_UNBLOCKED)
 }
 
 /// An access to the APIC-access page as one to the guest's memory at `page`

@@ -140,7 +140,9 @@ pub(super) struct SwitchedMsrs {
     syscall_on: bool,
     host_syscall: Syscall,
     host_kernel_gs_base: u64,
+    /// The host's TSC_AUX on this CPU, if there is such a register.
     host_tsc_aux: Option<u64>,
+    tsc_aux_loaded: bool,
     loaded: bool,
     syscall_loaded: bool,
 }
@@ -154,10 +156,15 @@ impl SwitchedMsrs {
         }
     }
 
-    /// The processor gets the guest's. `host_tsc_aux`: the host's on this CPU,
-    /// if there is such a register.
+    /// On another CPU than before. `host_tsc_aux`: the host's there, if there is
+    /// such a register.
+    pub(super) fn moved(&mut self, host_tsc_aux: Option<u64>) {
+        self.host_tsc_aux = host_tsc_aux;
+    }
+
+    /// The processor gets the guest's.
     #[inline]
-    pub(super) fn load(&mut self, host_tsc_aux: impl FnOnce() -> Option<u64>) {
+    pub(super) fn load(&mut self) {
         self.loaded = true;
         self.host_kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
         if self.kernel_gs_base != self.host_kernel_gs_base {
@@ -168,19 +175,12 @@ impl SwitchedMsrs {
         if self.syscall_on {
             self.load_syscall();
         }
-        if self.switches_tsc_aux {
-            self.load_tsc_aux(host_tsc_aux());
+        if self.switches_tsc_aux && self.host_tsc_aux.is_some_and(|host| host != self.tsc_aux) {
+            // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the host's
+            // back.
+            unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
+            self.tsc_aux_loaded = true;
         }
-    }
-
-    #[inline]
-    fn load_tsc_aux(&mut self, host: Option<u64>) {
-        let Some(host) = host.filter(|host| *host != self.tsc_aux) else {
-            return;
-        };
-        // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the host's back.
-        unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
-        self.host_tsc_aux = Some(host);
     }
 
     fn load_syscall(&mut self) {
@@ -202,7 +202,8 @@ impl SwitchedMsrs {
             // SAFETY: The values are the host's own.
             unsafe { self.host_syscall.replace(&self.syscall) };
         }
-        if let Some(host) = self.host_tsc_aux.take() {
+        if let (true, Some(host)) = (self.tsc_aux_loaded, self.host_tsc_aux) {
+            self.tsc_aux_loaded = false;
             // SAFETY: The value is the host's own.
             unsafe { cpu::wrmsr(index::TSC_AUX, host) };
         }
