@@ -260,12 +260,16 @@ pub struct BuiltPiece {
     pub needs: Vec<String>,
 }
 
+/// The program of the agent.
+const AGENT: &str = "lab-agent";
+
 /// The clone's piece: the agent as `/init`, the programs, the module if
 /// wanted. Made anew when one of them has changed.
 pub fn built_piece(builder: &Builder, images: &Path, module: bool) -> Result<BuiltPiece> {
     let programs = builder.program_files()?;
-    if programs.is_empty() {
-        bail!("nothing was built yet");
+    // Without its first program the machine would not come up.
+    if !programs.iter().any(|program| program.ends_with(AGENT)) {
+        bail!("{AGENT}, the first program of the host under test, is not built: do without --no-build");
     }
     let module = module.then(|| builder.module_file());
     let needs = match &module {
@@ -291,7 +295,7 @@ pub fn built_piece(builder: &Builder, images: &Path, module: bool) -> Result<Bui
             .context("a program without a name")?
             .to_string_lossy();
         let content = fs::read(program)?;
-        if name == "lab-agent" {
+        if name == AGENT {
             archive.program("/init", &content)?;
         } else if name != "lab" {
             archive.program(&format!("{}/{name}", crate::agent::BIN), &content)?;
