@@ -79,13 +79,19 @@ pub const fn long_mode_active(efer: Efer, cr0: Cr0) -> Efer {
     efer.assign(Efer::LMA, efer.has(Efer::LME) && cr0.has(Cr0::PG))
 }
 
-/// A guest's write to CR3 (without the no-flush bit, which the caller takes
-/// off when PCIDs are enabled).
+/// A guest's write to CR3: what CR3 becomes. With PCIDs bit 63 only says that what
+/// is cached for the new one may stay.
 ///
 /// # Errors
 ///
 /// [`Invalid`] in long mode for bits beyond the physical address width.
 pub fn write_cr3(old: &Controls, value: u64, caps: &GuestCaps) -> Result<u64, Invalid> {
+    const MAY_STAY: u64 = 1 << 63;
+    let value = if old.cr4.has(Cr4::PCIDE) {
+        value & !MAY_STAY
+    } else {
+        value
+    };
     if old.efer.has(Efer::LMA) {
         require(value & caps.reserved_physical() == 0)?;
     }

@@ -183,6 +183,7 @@ impl<V: Vendor> Vcpu<V> {
             0 => self.write_cr0(value),
             3 => control::write_cr3(&controls(&self.hw), value, self.model.caps()).map(|value| {
                 self.hw.set_cr3(value);
+                self.hw.flush_tlb();
                 self.paging_changed();
             }),
             4 => self.write_cr4(value),

@@ -118,6 +118,13 @@ fn cr3_and_cr8_have_a_width() {
     assert_eq!(write_cr3(&old, 0xff_ffff_f000, &caps()), Ok(0xff_ffff_f000));
     assert_eq!(write_cr3(&old, 1 << 40, &caps()), Err(Invalid));
     assert_eq!(write_cr3(&old, 1 << 63, &caps()), Err(Invalid));
+    let mut with_pcids = old;
+    with_pcids.cr4 = with_pcids.cr4 | Cr4::PCIDE;
+    assert_eq!(
+        write_cr3(&with_pcids, 1 << 63 | 0x1003, &caps()),
+        Ok(0x1003)
+    );
+    assert_eq!(write_cr3(&with_pcids, 1 << 62, &caps()), Err(Invalid));
     let protected = Controls::default();
     assert_eq!(write_cr3(&protected, 1 << 40, &caps()), Ok(1 << 40));
     assert_eq!(write_cr8(15), Ok(15));
