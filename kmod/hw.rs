@@ -90,6 +90,9 @@ pub struct NestedConfig {
     pub physical_bits: u8,
     /// They keep lists of the pages they make dirty: [`Vendor::take_written`].
     pub logs_writes: bool,
+    /// A page may stand for the registers of local APICs:
+    /// [`Vendor::virtualize_apic_page`].
+    pub apic_page: bool,
 }
 
 impl NestedConfig {
@@ -105,6 +108,8 @@ impl NestedConfig {
 pub struct VmSetup {
     /// Root of the nested page tables.
     pub nested_root: Hpa,
+    /// The page that stands for the registers of local APICs, if there is one.
+    pub apic_page: Option<Hpa>,
 }
 
 /// The hardware half of one vCPU.
@@ -268,13 +273,18 @@ pub trait Vendor: CpuHooks + Sized + Send {
         false
     }
 
+    /// Accesses to [`VmSetup::apic_page`] are, or are not, those to the registers
+    /// of the local APIC in xAPIC mode, whatever address leads there. Only where
+    /// there is such a page. Not between [`Vendor::load`] and [`Vendor::unload`].
+    fn virtualize_apic_page(&mut self, _on: bool) {}
+
     /// Before an entry, when it has been decided what that delivers: lets the
     /// processor keep the local APIC, if it can, so that the guest completes
     /// interrupts without an exit. `watched`: those whose end others wait for;
     /// [`Exit::Eoi`] tells of it, and of the end of those that are level
     /// triggered.
     #[inline]
-    fn load_apic(&mut self, _lapic: &Lapic, _watched: impl FnOnce() -> VectorSet) -> bool {
+    fn load_apic(&mut self, _lapic: &mut Lapic, _watched: impl Fn() -> VectorSet) -> bool {
         false
     }
 

@@ -58,9 +58,9 @@ pub enum Exit {
     /// The guest has written a register of the local APIC that the processor
     /// keeps, which did no more than take the value. The instruction is done.
     ApicWrite {
-        /// The register, by its offset divided by 16.
-        register: u8,
-        /// The value.
+        /// Where in the register page the write began.
+        offset: u16,
+        /// The value of the whole register.
         value: u32,
     },
     /// An intercepted exception.

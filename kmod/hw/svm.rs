@@ -310,6 +310,7 @@ impl Vendor for Svm {
             },
             physical_bits: host_cpu::host_physical_bits().min(if five_levels { 52 } else { 48 }),
             logs_writes: false,
+            apic_page: false,
         }
     }
 

@@ -193,6 +193,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             },
             physical_bits: physical_bits.min(if five_levels { 52 } else { 48 }),
             logs_writes: ACCESSED_DIRTY && controls.is_some_and(Controls::has_pml),
+            apic_page: cpu::shared().is_some_and(Shared::virtualizes_page),
         }
     }
 
@@ -278,7 +279,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             spec_ctrl: 0,
             chores: Chores::FLUSH_TLB.assign(Chores::FLUSH_L1D, shared.l1d.at_each_entry()),
         };
-        vmx.set_up()?;
+        vmx.set_up(setup)?;
         Ok(vmx)
     }
 
@@ -486,17 +487,21 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn intercept_cr8_write(&mut self, on: bool) {
-        let on = on || self.virtual_apic.is_none();
+        let on = on || !self.words.primary.has(Primary::TPR_SHADOW);
         self.words.primary.set(Primary::CR8_LOAD, on);
     }
 
     #[inline]
     fn delivers(&self, lapic: &Lapic) -> bool {
-        self.shared.delivers() && lapic.may_be_delivered()
+        self.shared.delivers() && (lapic.may_be_delivered() || lapic.page_may_be_delivered())
+    }
+
+    fn virtualize_apic_page(&mut self, on: bool) {
+        self.virtualize_page(on && self.shared.virtualizes_page());
     }
 
     #[inline]
-    fn load_apic(&mut self, lapic: &Lapic, watched: impl FnOnce() -> VectorSet) -> bool {
+    fn load_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
         self.show_apic(lapic, watched)
     }
 

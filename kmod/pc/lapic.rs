@@ -26,6 +26,7 @@ mod tests;
 
 pub use access::Context;
 pub use apic_base::{Initiator, Mode};
+pub use hardware::PAGE_REGISTERS;
 pub use post::{Events, Identity, LapicPost, Posted, Snapshot};
 pub use state::{IdFormat, InvalidState};
 pub use timer::{TimerCommand, TimerMode};
@@ -191,6 +192,10 @@ pub struct Lapic {
     pv_eoi_offered: bool,
     /// What [`hardware`] needs to know has changed since it looked last.
     changed: bool,
+    /// A processor may answer accesses to the register page, see [`hardware`].
+    in_page: bool,
+    /// Then: registers that merely hold a value have changed, too.
+    registers_changed: bool,
 }
 
 impl Lapic {
@@ -209,6 +214,8 @@ impl Lapic {
             timer: Timer::default(),
             pv_eoi_offered: false,
             changed: true,
+            in_page: false,
+            registers_changed: true,
         };
         lapic.power_on(bsp);
         lapic
@@ -219,6 +226,7 @@ impl Lapic {
     fn power_on(&mut self, bsp: bool) {
         let bsp = if bsp { base::BSP } else { 0 };
         self.apic_base = base::DEFAULT_ADDRESS | base::ENABLE | bsp;
+        self.in_page = false;
         self.set_plain(regs::ID, (self.config.id & 0xff) << 24);
         self.reset_registers();
     }
@@ -283,6 +291,7 @@ impl Lapic {
         let id = self.config.id;
         self.config = config;
         self.config.id = id;
+        self.note_registers();
     }
 
     #[inline]
@@ -293,7 +302,21 @@ impl Lapic {
 
     #[inline]
     fn set_plain(&mut self, register: u8, value: u32) {
+        self.hold(register, value);
+        self.note_registers();
+    }
+
+    /// [`Self::set_plain`] where whoever keeps the page knows of it.
+    #[inline]
+    fn hold(&mut self, register: u8, value: u32) {
         self.plain[usize::from(register) & (regs::REGISTERS - 1)] = value;
+    }
+
+    /// Registers that merely hold a value have changed: the page is to follow.
+    #[inline]
+    fn note_registers(&mut self) {
+        self.registers_changed |= self.in_page;
+        self.changed |= self.in_page;
     }
 
     /// Whether SVR enables the APIC.

@@ -16,6 +16,9 @@ use crate::pc::lapic::GpFault;
 use crate::pc::lapic::Mode;
 use crate::uapi;
 
+/// Bytes of a register.
+const REGISTER_SIZE: u8 = 4;
+
 /// A value of IA32_APIC_BASE for a local APIC that userspace models: what the
 /// register can hold.
 pub fn user_base(value: u64) -> Option<u64> {
@@ -39,6 +42,30 @@ impl<V: Vendor> Vcpu<V> {
         Ok(self.apply_apic_effect(effect))
     }
 
+    /// The local APIC has another base or mode, or is new: whether accesses to its
+    /// page are virtualized from now on. May sleep.
+    #[cold]
+    pub fn settle_apic_page(&mut self) {
+        let memory = &self.vm.memory;
+        let (Some(lapic), Some(_)) = (self.lapic.as_mut(), memory.apic_page()) else {
+            return;
+        };
+        let bare = !lapic.is_at_default_page();
+        if bare && !self.bare_apic {
+            memory.without_apic_page();
+        }
+        self.hw.virtualize_apic_page(!bare);
+        // Accesses that are to be reported have to exit.
+        lapic.set_in_page(!bare && !self.vapic.reports());
+        if !bare && self.bare_apic {
+            memory.with_apic_page();
+        }
+        self.bare_apic = bare;
+        if !bare {
+            memory.map_apic_page(&mut self.mmu);
+        }
+    }
+
     /// The guest has completed an interrupt at the local APIC that the processor
     /// keeps; ours knows.
     #[cold]
@@ -50,11 +77,21 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// The guest has written a register of the local APIC that the processor
-    /// keeps, which did not act on it but has looked at reserved bits.
-    #[cold]
-    pub fn written_by_processor(&mut self, register: u8, value: u32) -> Step {
-        self.x2apic_write(regs::x2apic_msr(register), u64::from(value))
-            .unwrap_or(Step::Resume)
+    /// keeps, which did not act on it. In x2APIC mode it has looked at reserved
+    /// bits. In xAPIC mode it does not tell how much was written: what begins
+    /// with the register's first byte counts as a write of all of it.
+    #[inline(never)]
+    pub fn written_by_processor(&mut self, offset: u16, value: u32) -> Step {
+        match self.lapic.as_mut() {
+            Some(lapic) if lapic.mode() == Mode::XApic => lapic.page_was_written(),
+            _ => {
+                let register = (offset >> 4) as u8;
+                let msr = regs::x2apic_msr(register);
+                let written = self.x2apic_write(msr, u64::from(value));
+                return written.unwrap_or(Step::Resume);
+            }
+        }
+        self.apic_page_write(u32::from(offset), REGISTER_SIZE, value)
     }
 
     /// Offset in the page of the local APIC, if that is where `gpa` is. The page

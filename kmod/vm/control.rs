@@ -8,6 +8,7 @@ use super::run::Handled;
 use super::run::Step;
 use super::run::Stop;
 use super::vcpu::Vcpu;
+use super::vcpu::VcpuShared;
 use crate::hw::RegisterAccess;
 use crate::hw::Vendor;
 use crate::pc::addr::Gpa;
@@ -18,7 +19,6 @@ use crate::pc::decode::Insn;
 use crate::pc::lapic::GpFault;
 use crate::pc::lapic::Initiator;
 use crate::pc::lapic::Lapic;
-use crate::pc::lapic::LapicPost;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::Efer;
@@ -70,7 +70,7 @@ pub fn write_apic_base<V: Vendor>(
     hw: &mut V,
     lapic: Option<&mut Lapic>,
     user_base: &mut u64,
-    post: &LapicPost,
+    shared: &VcpuShared,
     value: u64,
     initiator: Initiator,
 ) -> Result<(), GpFault> {
@@ -78,7 +78,10 @@ pub fn write_apic_base<V: Vendor>(
         *user_base = super::apic::user_base(value).ok_or(GpFault)?;
         return Ok(());
     };
-    lapic.set_apic_base(value, initiator, post)?;
+    lapic.set_apic_base(value, initiator, &shared.apic)?;
+    if V::KEEPS_APIC {
+        shared.requests.add(Request::APIC_PAGE);
+    }
     // What the processor has for CR8 is the task priority, in every mode.
     hw.set_cr8(lapic.cr8());
     Ok(())
@@ -309,7 +312,7 @@ impl<V: Vendor> Vcpu<V> {
             &mut self.hw,
             self.lapic.as_mut(),
             &mut self.user_apic_base,
-            &self.shared.apic,
+            &self.shared,
             value,
             initiator,
         )?;

@@ -153,8 +153,8 @@ impl<V: Vendor> Vcpu<V> {
                 Ok(Step::Leave)
             }
             Exit::Eoi { vector } if V::KEEPS_APIC => Ok(self.completed_by_processor(vector)),
-            Exit::ApicWrite { register, value } if V::KEEPS_APIC => {
-                Ok(self.written_by_processor(register, value))
+            Exit::ApicWrite { offset, value } if V::KEEPS_APIC => {
+                Ok(self.written_by_processor(offset, value))
             }
             Exit::Eoi { .. } | Exit::ApicWrite { .. } => Ok(self.unexpected(0)),
             Exit::TaskSwitch => Ok(self.internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION)),

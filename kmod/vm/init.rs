@@ -45,6 +45,9 @@ impl<V: Vendor> Vcpu<V> {
         if has(Request::DIRECTORY_POINTERS) {
             self.load_pdptes();
         }
+        if has(Request::APIC_PAGE) {
+            self.settle_apic_page();
+        }
         if has(Request::UNHALT) {
             self.unhalted = true;
         }

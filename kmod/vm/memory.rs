@@ -46,6 +46,7 @@ use kernel::sync::Mutex;
 use kernel::sync::SpinLock;
 
 pub mod access;
+mod apic_page;
 mod dirty;
 pub mod fault;
 mod notify;
@@ -54,6 +55,7 @@ mod slots;
 pub use access::MemoryError;
 pub use fault::Fault;
 
+use apic_page::ApicPage;
 use slots::Slots;
 
 /// What guest memory needs of the virtual machine it is part of.
@@ -134,6 +136,7 @@ pub struct Memory<F: Format, V: FlushRemote> {
     largest: Level,
     /// The processors keep lists of the pages they make dirty.
     logs_writes: bool,
+    apic_page: Option<ApicPage>,
     vcpus: V,
 }
 
@@ -155,6 +158,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             limits,
             largest: config.largest,
             logs_writes: config.logs_writes,
+            apic_page: config.apic_page.then(ApicPage::new).transpose()?,
             vcpus,
         }? Error)
     }

@@ -140,7 +140,7 @@ impl<V: Vendor> MsrContext for Machine<'_, V> {
             self.hw,
             self.lapic.as_deref_mut(),
             self.user_apic_base,
-            &self.shared.apic,
+            self.shared,
             value,
             initiator,
         )
@@ -273,7 +273,11 @@ impl<V: Vendor> Vcpu<V> {
     fn apply_msr_effect(&mut self, effect: Effect) -> Step {
         match effect {
             Effect::None | Effect::MemoryTypes => {}
-            Effect::CpuidChanged => self.mirror_state_in_cpuid(),
+            Effect::CpuidChanged => {
+                self.mirror_state_in_cpuid();
+                // Perhaps the local APIC's page is elsewhere.
+                return Step::Leave;
+            }
             Effect::PredictionCommand(command) => cpu::prediction_command(command),
             Effect::FlushL1d => cpu::flush_l1d(),
             Effect::TscMoved

@@ -31,6 +31,8 @@ impl Request {
     /// Nothing but to leave the guest, and with that to hand over the list of
     /// pages written.
     pub const WRITTEN: Self = Self(1 << 6);
+    /// The local APIC's page may have moved, appeared or gone.
+    pub const APIC_PAGE: Self = Self(1 << 7);
 }
 
 const OUTSIDE: u32 = 0;

@@ -12,6 +12,7 @@
 //! off. If the word's page is not there, both leave it to their sleepable
 //! counterparts in the outer loop.
 
+use super::request::Request;
 use super::run::Step;
 use super::vcpu::Vcpu;
 use crate::hw::Vendor;
@@ -114,6 +115,9 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EINVAL);
         }
         self.vapic.reports = control.enabled != 0;
+        if V::KEEPS_APIC {
+            self.shared.requests.add(Request::APIC_PAGE);
+        }
         Ok(())
     }
 

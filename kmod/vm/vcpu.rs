@@ -176,6 +176,8 @@ pub struct Vcpu<V: Vendor> {
     pub pv_eoi: Option<Gpa>,
     /// The task priority in guest memory.
     pub vapic: Vapic,
+    /// Accesses to the local APIC's page are not virtualized, and memory knows.
+    pub bare_apic: bool,
     /// Another vCPU has ended this one's HLT (KVM_HC_KICK_CPU), perhaps before
     /// it began.
     pub unhalted: bool,
@@ -217,6 +219,7 @@ impl<V: Vendor> Vcpu<V> {
         let run = Arc::new(RunPages::new()?, GFP_KERNEL)?;
         let setup = VmSetup {
             nested_root: vm.memory.root(),
+            apic_page: vm.memory.apic_page(),
         };
         let lapic = vm.chip.new_lapic(id, id == vm.boot_cpu());
         if let Some(lapic) = &lapic {
@@ -257,6 +260,7 @@ impl<V: Vendor> Vcpu<V> {
             steal_time_pending: None,
             pv_eoi: None,
             vapic: Vapic::default(),
+            bare_apic: false,
             unhalted: false,
             init_pending: false,
             watches_cr8: false,
@@ -285,6 +289,9 @@ impl<V: Vendor> Vcpu<V> {
         if V::posts() {
             let descriptor = physical_address_of(&vcpu.shared.apic);
             vcpu.hw.set_posted(descriptor);
+        }
+        if setup.apic_page.is_some() {
+            vcpu.shared.requests.add(Request::APIC_PAGE);
         }
         vcpu.reset_registers();
         Ok(vcpu)

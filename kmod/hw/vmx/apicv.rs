@@ -2,22 +2,25 @@
 
 //! The local APIC in the processor: SDM vol. 3, chapter 30.
 //!
-//! In x2APIC mode the processor can keep IRR, ISR and TPR in the virtual-APIC
-//! page, and do what the guest's accesses to these registers ask for, without an
-//! exit. Before an entry the page is shown the local APIC ([`Mirror::show`]),
-//! after the exit the local APIC takes what the guest has done
-//! ([`Mirror::take`]). Accesses to other registers exit.
+//! The processor can keep IRR, ISR and TPR in the virtual-APIC page, and do what
+//! the guest's accesses to these registers ask for, without an exit. Before an
+//! entry the page is shown the local APIC ([`Mirror::show`]), after the exit the
+//! local APIC takes what the guest has done ([`Mirror::take`]). Accesses to other
+//! registers exit in x2APIC mode. In xAPIC mode all are read in the page, but for
+//! those that change by themselves, and exits for a write come after it.
 //!
 //! It can deliver what is requested there as well, whenever the guest lets it.
 //! Where that is not used, nothing is requested while it keeps the APIC: a
 //! request comes with an exit, and then the entry delivers it; while one waits,
 //! all accesses exit.
 
+use super::controls::Secondary;
 use crate::pc::lapic::regs;
 use crate::pc::lapic::regs::x2apic_msr as msr;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
 use crate::pc::lapic::VectorSet;
+use crate::pc::lapic::PAGE_REGISTERS;
 use core::ops::RangeInclusive;
 
 /// MSRs whose reads the processor answers out of the page (30.5).
@@ -34,14 +37,65 @@ pub const WRITTEN: [u32; 2] = [msr(regs::TPR), msr(regs::EOI)];
 /// One more if it delivers interrupts, for it makes a request.
 pub const SELF_IPI: u32 = msr(regs::SELF_IPI);
 
-/// The register whose write the processor has left at taking the value
-/// (30.4.3.3), by its offset in the page. Only a self-IPI with an illegal vector
-/// comes (30.5).
-pub const fn written(offset: u64) -> Option<u8> {
-    if offset == (regs::SELF_IPI as u64) << 4 {
-        Some(regs::SELF_IPI)
+/// The secondary controls for local APICs.
+pub const CONTROLS: Secondary = Secondary(
+    Secondary::APIC_ACCESSES.0
+        | Secondary::X2APIC.0
+        | Secondary::APIC_REGISTERS.0
+        | Secondary::VIRTUAL_INTERRUPTS.0,
+);
+
+/// What of the local APIC is left to the processor.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Kept {
+    /// Nothing but the task priority, as CR8.
+    #[default]
+    Nothing,
+    /// Nothing, and it has accesses to the register page exit (30.4): also that
+    /// to the task priority.
+    Closed,
+    /// All that it can keep in x2APIC mode. Interrupts whose end must be heard of
+    /// are not among what it keeps, unless it delivers.
+    X2Apic,
+    /// The register page, without delivering interrupts: an end of interrupt
+    /// exits as other writes do.
+    Page,
+    /// The register page, and it delivers interrupts.
+    Delivering,
+}
+
+impl Kept {
+    /// Of [`CONTROLS`] those for that (25.6.2, 27.2.1.1). Virtual-interrupt delivery
+    /// is what an end of interrupt without an exit takes.
+    pub const fn controls(self) -> Secondary {
+        const REGISTERS: Secondary = Secondary::APIC_REGISTERS;
+        const ACCESSES: Secondary = Secondary::APIC_ACCESSES;
+        const INTERRUPTS: Secondary = Secondary::VIRTUAL_INTERRUPTS;
+        match self {
+            Self::Nothing => Secondary::NONE,
+            Self::X2Apic => Secondary(Secondary::X2APIC.0 | REGISTERS.0 | INTERRUPTS.0),
+            Self::Closed => ACCESSES,
+            Self::Page => Secondary(ACCESSES.0 | REGISTERS.0),
+            Self::Delivering => Secondary(ACCESSES.0 | REGISTERS.0 | INTERRUPTS.0),
+        }
+    }
+
+    /// The virtual-APIC page is what the local APIC is.
+    #[inline]
+    pub const fn is_shown(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Closed)
+    }
+}
+
+/// What to leave of `lapic` to a processor that virtualizes accesses to the
+/// register page. `delivers`: it can be relied on for that.
+pub fn keep_page(lapic: &Lapic, delivers: bool) -> Kept {
+    if delivers && lapic.page_may_be_delivered() {
+        Kept::Delivering
+    } else if lapic.page_may_be_kept() {
+        Kept::Page
     } else {
-        None
+        Kept::Closed
     }
 }
 
@@ -156,9 +210,22 @@ impl Mirror {
         changes
     }
 
+    /// As [`Mirror::show`], what else the guest reads in the register page.
+    pub fn show_registers(lapic: &mut Lapic, page: &impl RegisterPage) {
+        if !lapic.take_registers_changed() {
+            return;
+        }
+        for register in PAGE_REGISTERS {
+            let value = lapic.page_register(register);
+            if page.register(register) != value {
+                page.set_register(register, value);
+            }
+        }
+    }
+
     /// Makes `lapic` what the guest has left in `page`. `status`: what the
     /// VMCS says after the exit. `delivers`: the processor delivers interrupts.
-    #[inline]
+    #[inline(always)]
     pub fn take(
         &mut self,
         lapic: &mut Lapic,
@@ -179,6 +246,31 @@ impl Mirror {
             self.take_sets(lapic, page, delivers);
         }
         lapic.shown();
+    }
+
+    /// Whether there is anything for [`Mirror::take_quiet`].
+    #[inline]
+    pub fn is_quiet(lapic: &Lapic, page: &impl RegisterPage) -> bool {
+        page.register(regs::TPR) as u8 == lapic.tpr()
+            && page.register(regs::ICR_HIGH) == lapic.page_register(regs::ICR_HIGH)
+    }
+
+    /// As [`Mirror::take`], for a processor that keeps the register page and
+    /// delivers no interrupts: so it completes none either.
+    pub fn take_quiet(lapic: &mut Lapic, page: &impl RegisterPage, post: &LapicPost) {
+        let tpr = page.register(regs::TPR) as u8;
+        if tpr != lapic.tpr() {
+            lapic.set_tpr(tpr, post);
+            lapic.shown();
+        }
+        lapic.take_command_high(page.register(regs::ICR_HIGH));
+    }
+
+    /// As [`Mirror::take`], what else the guest has written into the register
+    /// page without an exit: a self-IPI, and the destination of others.
+    pub fn take_command(lapic: &mut Lapic, page: &impl RegisterPage) {
+        lapic.take_command(page.register(regs::ICR));
+        lapic.take_command_high(page.register(regs::ICR_HIGH));
     }
 
     #[inline(never)]

@@ -481,6 +481,8 @@ impl Controls {
         }
         if !self.has_virtual_interrupts() {
             self.pin.drop(Pin::POSTED_INTERRUPTS);
+            // Each access would exit, which it does without.
+            self.secondary.drop(Secondary::APIC_ACCESSES);
         }
         if !self.has_posted_interrupts() {
             self.tertiary.drop(Tertiary::IPI_VIRTUALIZATION);
@@ -526,6 +528,12 @@ impl Controls {
     /// interrupts, and the guest reaches the registers without exits.
     pub const fn has_virtual_x2apic(&self) -> bool {
         self.has_virtual_interrupts() && self.secondary.available.has(Secondary::X2APIC)
+    }
+
+    /// It can keep one in xAPIC mode, too: accesses to the register page are
+    /// those to registers, and most need no exit.
+    pub const fn has_virtual_xapic(&self) -> bool {
+        self.has_virtual_x2apic() && self.secondary.available.has(Secondary::APIC_ACCESSES)
     }
 
     /// Interrupts posted by other CPUs arrive without an exit.

@@ -132,6 +132,12 @@ impl Shared {
         self.delivers.load(Ordering::Relaxed)
     }
 
+    /// It can virtualize accesses to the register page of a local APIC, and may.
+    #[inline]
+    pub(super) fn virtualizes_page(&self) -> bool {
+        self.apicv_bitmap.is_some() && self.controls.has_virtual_xapic()
+    }
+
     /// It takes posted interrupts for guests.
     #[inline]
     pub(super) fn posts(&self) -> bool {

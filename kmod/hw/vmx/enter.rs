@@ -364,6 +364,11 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// What the exit says beside its reason.
     #[inline(never)]
     fn decode_other(&mut self, reason: Reason) -> Exit {
+        match reason {
+            Reason::APIC_ACCESS => return self.apic_access_exit(),
+            Reason::APIC_WRITE => return self.apic_write_exit(),
+            _ => {}
+        }
         if let Some(error) = self.entered.refused.take() {
             return Exit::EntryFailed {
                 reason: u64::from(error),
@@ -374,9 +379,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
         let exit = exit::decode(reason, &Current);
         match exit {
-            Exit::Unexpected { .. } if reason == Reason::APIC_WRITE => {
-                return self.apic_write_exit();
-            }
             Exit::NmiWindow => self.words.primary.set(Primary::NMI_WINDOW, false),
             Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
                 // The processor tells it here and does not write DR6 (28.2.1,

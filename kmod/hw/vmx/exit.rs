@@ -252,19 +252,26 @@ pub fn nmi_unblocked_by_iret(qualification: u64) -> bool {
     EptViolation(qualification).has(EptViolation::NMI_UNBLOCKED)
 }
 
-/// An access to the APIC-access page as one to the guest's memory at `page`
-/// (table 28-6).
-pub const fn apic_access(qualification: u64, page: Gpa) -> NestedFault {
+/// An access to the APIC-access page, which is at `page`, as one that did not get
+/// through there (table 28-6).
+#[inline]
+pub fn apic_access(fields: &impl ReadFields, page: Gpa) -> Exit {
     const LINEAR_WRITE: u64 = 1;
     const LINEAR_FETCH: u64 = 2;
-    let kind = qualification >> 12 & 15;
-    NestedFault {
-        gpa: Gpa(page.0 & !0xfff | qualification & 0xfff),
+    const DELIVERY: u64 = 3;
+    let info = fields.read_natural(info::QUALIFICATION);
+    let kind = info >> 12 & 15;
+    // Otherwise the access was by a physical address, which may be any in the
+    // page: to a page table, or by the processor itself.
+    let linear = kind <= DELIVERY;
+    let offset = if linear { info & 0xfff } else { 0 };
+    Exit::NestedFault(NestedFault {
+        gpa: Gpa(page.0 & !0xfff | offset),
         write: kind == LINEAR_WRITE,
         fetch: kind == LINEAR_FETCH,
         present: true,
-        table_walk: false,
-    }
+        table_walk: !linear,
+    })
 }
 
 #[cfg(test)]

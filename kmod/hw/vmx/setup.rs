@@ -16,6 +16,7 @@ use crate::host::cpu as host_cpu;
 use crate::host::params;
 use crate::host::task::IrqOff;
 use crate::hw::Vendor;
+use crate::hw::VmSetup;
 use crate::hw::ALWAYS_INTERCEPTED;
 use crate::hw::CR0_CACHE;
 use crate::hw::PAT_RESET;
@@ -91,9 +92,12 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// # Errors
     ///
     /// `EIO` when VMX is off.
-    pub(super) fn set_up(&mut self) -> Result {
+    pub(super) fn set_up(&mut self, setup: &VmSetup) -> Result {
         self.vmcs.with_current(|| ()).ok_or(EIO)?;
         self.set_up_controls();
+        if let Some(page) = setup.apic_page {
+            self.write(control::APIC_ACCESS_PAGE, page.0);
+        }
         self.set_up_host();
         self.set_up_guest();
         self.reset_registers();

@@ -14,6 +14,7 @@
 //! before or after that, with the virtual one still requested.
 
 use super::apicv::InterruptStatus;
+use super::apicv::Kept;
 use super::apicv::RegisterPage;
 use super::cpu;
 use super::event::Interruptibility;
@@ -148,6 +149,7 @@ impl<const ACCESSED_DIRTY: bool> Guest<ACCESSED_DIRTY> {
             .map_err(|_| ENOMEM)?;
         let setup = VmSetup {
             nested_root: table.root(),
+            apic_page: None,
         };
         Ok(Self {
             vmx: Vmx::new(&setup)?,
@@ -227,8 +229,8 @@ impl<const ACCESSED_DIRTY: bool> Guest<ACCESSED_DIRTY> {
         let status = InterruptStatus::of(&requests, &VectorSet::EMPTY);
         vmx.write(guest::INTERRUPT_STATUS, status.0);
         vmx.set_segment(SegReg::Cs, &Segment::real_mode(0, Attributes::CODE16));
-        vmx.switch_apicv(false);
-        vmx.switch_apicv(true);
+        vmx.switch_apicv(Kept::Nothing);
+        vmx.switch_apicv(Kept::X2Apic);
         Ok(status)
     }
 

@@ -5,11 +5,15 @@
 //! [`apicv`].
 
 use super::apicv;
+use super::apicv::Changes;
 use super::apicv::InterruptStatus;
+use super::apicv::Kept;
 use super::apicv::Mirror;
 use super::apicv::RegisterPage;
 use super::controls::Pin;
+use super::controls::Primary;
 use super::controls::Secondary;
+use super::exit;
 use super::exit::Reason;
 use super::field::control;
 use super::field::guest;
@@ -19,15 +23,12 @@ use super::state::Current;
 use super::Vmx;
 use crate::host::page::HostPage;
 use crate::hw::Exit;
+use crate::hw::Vendor;
+use crate::pc::addr::Gpa;
+use crate::pc::lapic::regs;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
 use crate::pc::lapic::VectorSet;
-
-/// On while the processor keeps the local APIC. Virtual-interrupt delivery asks
-/// for exits of external interrupts, and virtual x2APIC mode for no APIC-access
-/// page (27.2.1.1).
-const CONTROLS: Secondary =
-    Secondary(Secondary::X2APIC.0 | Secondary::APIC_REGISTERS.0 | Secondary::VIRTUAL_INTERRUPTS.0);
 
 /// Distance of two registers in the page.
 const STRIDE: usize = 16;
@@ -35,11 +36,25 @@ const STRIDE: usize = 16;
 /// What the processor has of the local APIC of one vCPU.
 #[derive(Default)]
 pub(super) struct VirtualApic {
-    /// It keeps it.
-    on: bool,
+    /// What it keeps.
+    kept: Kept,
+    /// Accesses to the register page are virtualized: they exit, unless it keeps
+    /// the page.
+    page: bool,
     /// It takes posted interrupts: the VMCS says where they are.
     pub(super) posted: bool,
     mirror: Mirror,
+}
+
+impl VirtualApic {
+    /// What it keeps when it is to keep nothing.
+    const fn hidden(&self) -> Kept {
+        if self.page {
+            Kept::Closed
+        } else {
+            Kept::Nothing
+        }
+    }
 }
 
 impl RegisterPage for HostPage {
@@ -71,11 +86,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
 
     /// Before an entry, see [`crate::hw::Vendor::load_apic`].
     #[inline]
-    pub(super) fn show_apic(&mut self, lapic: &Lapic, watched: impl FnOnce() -> VectorSet) -> bool {
+    pub(super) fn show_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
         let shared = self.shared();
         let (Some(_), Some(page)) = (&shared.apicv_bitmap, &self.virtual_apic) else {
             return false;
         };
+        if self.apicv.page {
+            return self.show_apic_page(lapic, watched);
+        }
         let (mirror, delivers) = (&mut self.apicv.mirror, shared.delivers());
         let changes = if delivers && lapic.may_be_delivered() {
             mirror.show(lapic, page, Some(watched))
@@ -85,70 +103,144 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.hide_apic();
             return false;
         };
+        self.write_changes(changes, Kept::X2Apic);
+        true
+    }
+
+    /// [`Self::show_apic`] where accesses to the register page are virtualized.
+    #[inline(never)]
+    fn show_apic_page(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
+        let Some(page) = &self.virtual_apic else {
+            return false;
+        };
+        let kept = apicv::keep_page(lapic, self.shared.delivers());
+        if !kept.is_shown() {
+            self.hide_apic();
+            return false;
+        }
+        let watched = (kept == Kept::Delivering).then_some(watched);
+        Mirror::show_registers(lapic, page);
+        let changes = self.apicv.mirror.show(lapic, page, watched);
+        self.write_changes(changes, kept);
+        true
+    }
+
+    #[inline]
+    fn write_changes(&mut self, changes: Changes, kept: Kept) {
         if let Some(status) = changes.status {
             self.write(guest::INTERRUPT_STATUS, status.0);
         }
         if let Some(vectors) = changes.eoi_exits {
             self.write_eoi_exits(vectors);
         }
-        if !self.apicv.on {
-            self.switch_apicv(true);
+        if self.apicv.kept != kept {
+            self.switch_apicv(kept);
         }
-        true
     }
 
     /// Before an entry, see [`crate::hw::Vendor::withhold_apic`].
     #[inline]
     pub(super) fn hide_apic(&mut self) {
-        if self.apicv.on {
-            self.switch_apicv(false);
+        if self.apicv.kept.is_shown() {
+            self.switch_apicv(self.apicv.hidden());
         }
     }
 
     #[inline(never)]
-    pub(super) fn switch_apicv(&mut self, on: bool) {
+    pub(super) fn switch_apicv(&mut self, kept: Kept) {
         let shared = self.shared();
         let bitmap = match &shared.apicv_bitmap {
-            Some(bitmap) if on => bitmap,
+            Some(bitmap) if kept == Kept::X2Apic => bitmap,
             _ => &shared.msr_bitmap,
         };
         self.write(control::MSR_BITMAP, bitmap.hpa().0);
-        self.words.secondary = self.words.secondary.assign(CONTROLS, on);
-        self.write(control::SECONDARY, self.words.secondary.0);
+        let controls = kept.controls();
+        let secondary = self.words.secondary.without(apicv::CONTROLS) | controls;
+        self.words.secondary = secondary;
+        self.write(control::SECONDARY, secondary.0);
+        let closed = kept == Kept::Closed;
+        if closed || self.apicv.kept == Kept::Closed {
+            // With the shadow, the task priority would not exit in the page.
+            let primary = self.words.primary.assign(Primary::TPR_SHADOW, !closed);
+            self.words.primary = primary.assign(Primary::CR8_LOAD | Primary::CR8_STORE, closed);
+        }
         if self.apicv.posted {
             // Only together with delivery, says 27.2.1.1.
-            let pin = self.words.pin.assign(Pin::POSTED_INTERRUPTS, on);
+            let posted = controls.has(Secondary::VIRTUAL_INTERRUPTS);
+            let pin = self.words.pin.assign(Pin::POSTED_INTERRUPTS, posted);
             self.write(control::PIN, pin.0);
         }
-        self.apicv.on = on;
+        self.apicv.kept = kept;
+    }
+
+    /// See [`crate::hw::Vendor::virtualize_apic_page`].
+    pub(super) fn virtualize_page(&mut self, on: bool) {
+        if self.apicv.page == on {
+            return;
+        }
+        self.apicv.page = on;
+        self.switch_apicv(self.apicv.hidden());
+        // What has been translated is not known to be that page (30.4.6.2).
+        self.flush_tlb();
     }
 
     /// After an exit, see [`crate::hw::Vendor::store_apic`].
     #[inline]
     pub(super) fn take_apic(&mut self, lapic: &mut Lapic, post: &LapicPost) -> bool {
-        if !self.apicv.on {
+        let kept = self.apicv.kept;
+        if !kept.is_shown() {
             return false;
         }
         let Some(page) = &self.virtual_apic else {
             return false;
         };
-        let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
-        let delivers = self.shared.delivers();
-        self.apicv.mirror.take(lapic, page, status, delivers, post);
+        if kept == Kept::X2Apic {
+            let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
+            let delivers = self.shared.delivers();
+            self.apicv.mirror.take(lapic, page, status, delivers, post);
+            return true;
+        }
+        if kept == Kept::Page && Mirror::is_quiet(lapic, page) {
+            return true;
+        }
+        self.take_apic_page(lapic, post)
+    }
+
+    /// [`Self::take_apic`] where the processor keeps the register page.
+    #[inline(never)]
+    fn take_apic_page(&mut self, lapic: &mut Lapic, post: &LapicPost) -> bool {
+        let Some(page) = &self.virtual_apic else {
+            return false;
+        };
+        if self.apicv.kept == Kept::Page {
+            Mirror::take_quiet(lapic, page, post);
+        } else {
+            let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
+            self.apicv.mirror.take(lapic, page, status, true, post);
+            Mirror::take_command(lapic, page);
+        }
         true
+    }
+
+    /// An access to the register page that the processor leaves to us (30.4.1).
+    #[inline(never)]
+    pub(super) fn apic_access_exit(&mut self) -> Exit {
+        // As for an EPT violation.
+        self.cache.begin(Current.read32(guest::INTERRUPTIBILITY));
+        exit::apic_access(&Current, Gpa(regs::base::DEFAULT_ADDRESS))
     }
 
     /// The guest has written a register that the processor leaves to us
     /// (30.4.3.3).
-    #[cold]
+    #[inline(never)]
     pub(super) fn apic_write_exit(&self) -> Exit {
         let offset = Current.read_natural(info::QUALIFICATION) & 0xfff;
-        match (apicv::written(offset), &self.virtual_apic) {
-            (Some(register), Some(page)) => Exit::ApicWrite {
-                register,
-                value: page.register(register),
+        match &self.virtual_apic {
+            Some(page) => Exit::ApicWrite {
+                offset: offset as u16,
+                value: page.register((offset >> 4) as u8),
             },
-            _ => Exit::Unexpected {
+            None => Exit::Unexpected {
                 code: u64::from(Reason::APIC_WRITE.0),
             },
         }

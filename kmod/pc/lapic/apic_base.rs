@@ -73,6 +73,12 @@ impl Lapic {
         }
     }
 
+    /// In xAPIC mode, with the registers where they are after reset.
+    #[inline]
+    pub const fn is_at_default_page(&self) -> bool {
+        matches!(self.mode(), Mode::XApic) && self.page_address() == base::DEFAULT_ADDRESS
+    }
+
     /// Whether the vCPU is the bootstrap processor.
     #[inline]
     pub const fn is_bsp(&self) -> bool {
@@ -107,6 +113,7 @@ impl Lapic {
         }
         self.apic_base = value;
         self.changed = true;
+        self.in_page = false;
         if before != mode && mode == Mode::XApic {
             // The id a guest gave the xAPIC does not survive; other registers
             // do, which the manuals allow.

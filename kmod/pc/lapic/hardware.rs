@@ -4,8 +4,35 @@
 //! its state while the guest runs (SDM vol. 3, chapter 30). This APIC stays the
 //! one that everybody asks: the processor is shown it before an entry, and what
 //! the guest has done is taken back right after the exit.
+//!
+//! In x2APIC mode the guest's instructions say what they access. In xAPIC mode
+//! the processor has to know the accesses to the register page: whether it does
+//! is for the owner to say ([`Lapic::set_in_page`]). A new IA32_APIC_BASE ends it.
 
+use super::regs::{self, icr};
 use super::{Lapic, Mode, VectorSet};
+
+/// Registers that the guest reads in the page without an exit and that change by
+/// software alone, in xAPIC mode. The others it reads so are TPR, ISR, TMR and IRR.
+pub const PAGE_REGISTERS: [u8; 17] = [
+    regs::ID,
+    regs::VERSION,
+    regs::EOI,
+    regs::LDR,
+    regs::DFR,
+    regs::SVR,
+    regs::ESR,
+    regs::ICR,
+    regs::ICR_HIGH,
+    regs::LVT_TIMER,
+    regs::LVT_THERMAL,
+    regs::LVT_PERF,
+    regs::LVT_LINT0,
+    regs::LVT_LINT1,
+    regs::LVT_ERROR,
+    regs::TIMER_INITIAL,
+    regs::TIMER_DIVIDE,
+];
 
 impl Lapic {
     /// Whether a processor that delivers no interrupts could keep this APIC
@@ -20,12 +47,89 @@ impl Lapic {
             && (self.isr.is_empty() || !self.isr.meets(&self.tmr, &watched()))
     }
 
+    /// Whether a processor that delivers no interrupts could keep the register
+    /// page until the next exit. The guest's completion of an interrupt exits;
+    /// only a lower task priority, for which a request may wait, does not.
+    #[inline]
+    pub fn page_may_be_kept(&self) -> bool {
+        self.in_page && self.irr.is_empty()
+    }
+
     /// Whether a processor could deliver this APIC's interrupts: its registers
     /// are MSRs, and it is software enabled, for else it accepts no self-IPI,
     /// and a processor knows nothing of that.
     #[inline]
     pub fn may_be_delivered(&self) -> bool {
         self.mode() == Mode::X2Apic && self.software_enabled()
+    }
+
+    /// As [`Self::may_be_delivered`], in xAPIC mode.
+    #[inline]
+    pub fn page_may_be_delivered(&self) -> bool {
+        self.in_page && self.software_enabled()
+    }
+
+    /// A processor may answer accesses to the register page.
+    #[inline]
+    pub const fn in_page(&self) -> bool {
+        self.in_page
+    }
+
+    /// From now on it may, or may not. Only for an APIC that
+    /// [`Self::is_at_default_page`].
+    pub fn set_in_page(&mut self, on: bool) {
+        self.in_page = on && self.is_at_default_page();
+        self.registers_changed = true;
+        self.changed = true;
+    }
+
+    /// What the page holds of one of [`PAGE_REGISTERS`].
+    #[inline]
+    pub fn page_register(&self, register: u8) -> u32 {
+        match register {
+            // Never read by anybody but the guest.
+            regs::EOI => 0,
+            regs::VERSION => self.version(),
+            register => self.plain(register),
+        }
+    }
+
+    /// Whether any of [`PAGE_REGISTERS`] may have changed since the last call, of
+    /// an APIC that is [`Self::in_page`].
+    #[inline]
+    pub fn take_registers_changed(&mut self) -> bool {
+        core::mem::take(&mut self.registers_changed)
+    }
+
+    /// The processor has put what the guest has written into the page, which is
+    /// not always what the register holds then.
+    #[inline]
+    pub fn page_was_written(&mut self) {
+        self.note_registers();
+    }
+
+    /// What the page has of the interrupt command: the guest changes it without
+    /// an exit.
+    #[inline]
+    pub fn take_command(&mut self, low: u32) {
+        self.take_register(regs::ICR, low, !icr::BUSY);
+    }
+
+    /// As [`Self::take_command`], its high half.
+    #[inline]
+    pub fn take_command_high(&mut self, high: u32) {
+        self.take_register(regs::ICR_HIGH, high, icr::HIGH_DESTINATION);
+    }
+
+    #[inline]
+    fn take_register(&mut self, register: u8, value: u32, writable: u32) {
+        if value == self.plain(register) {
+            return;
+        }
+        self.hold(register, value & writable);
+        if value & !writable != 0 {
+            self.note_registers();
+        }
     }
 
     /// Which of the vectors last requested are level triggered.

@@ -239,6 +239,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
                 self.slots.publish(next);
                 drop(reading);
                 self.tidy();
+                self.make_way(&slot);
                 Ok(())
             }
             Change::Delete { index } => {
@@ -261,6 +262,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
                 let next = Prepared::new(now.rebuilt(Some(index), Some((place, moved)))?)?;
                 drop(reading);
                 self.replace(&old, between, next);
+                self.make_way(&slot);
                 Ok(())
             }
             Change::Flags { index, slot } => {

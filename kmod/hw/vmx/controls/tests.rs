@@ -403,6 +403,17 @@ fn some_come_together_or_not_at_all() {
     assert!(no_tpr.primary.base.has(Primary::CR8_LOAD));
     let no_vid = negotiate(|c| c.secondary &= !(1 << (32 + 9)));
     assert!(!no_vid.has_posted_interrupts() && no_vid.has_tpr_shadow());
+    // Of the APIC's page each access would exit.
+    assert!(full.has_virtual_xapic() && !no_vid.has_virtual_xapic());
+    assert!(!no_tpr.secondary.available.has(Secondary::APIC_ACCESSES));
+    let no_registers = negotiate(|c| c.secondary &= !(1 << (32 + 8)));
+    assert!(!no_registers
+        .secondary
+        .available
+        .has(Secondary::APIC_ACCESSES));
+    let no_accesses = negotiate(|c| c.secondary &= !(1 << 32));
+    assert!(no_accesses.has_virtual_x2apic() && !no_accesses.has_virtual_xapic());
+    assert!(!full.secondary.base.has(Secondary::APIC_ACCESSES));
     let no_dirty = negotiate(|c| c.ept_vpid &= !(1 << 21));
     assert!(full.has_pml() && !no_dirty.has_pml());
     let no_timer = negotiate(|c| c.pin &= !(1 << (32 + 6)));
@@ -501,6 +512,9 @@ proptest! {
             prop_assert!(!secondary.any(
                 Secondary::X2APIC | Secondary::APIC_REGISTERS | Secondary::VIRTUAL_INTERRUPTS
             ));
+        }
+        if secondary.has(Secondary::APIC_ACCESSES) {
+            prop_assert!(secondary.has(Secondary::APIC_REGISTERS));
         }
         if pin.has(Pin::POSTED_INTERRUPTS) {
             prop_assert!(secondary.has(Secondary::VIRTUAL_INTERRUPTS));

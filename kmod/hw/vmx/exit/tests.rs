@@ -302,13 +302,18 @@ fn unblocking_by_iret() {
 
 #[test]
 fn apic_accesses() {
-    let page = Gpa(0xfee0_0000);
     for kind in 0..16u64 {
         for offset in [0, 0x80, 0xfff] {
-            let fault = apic_access(kind << 12 | offset, page);
-            assert_eq!(fault.gpa, Gpa(0xfee0_0000 | offset));
+            let qualification = kind << 12 | offset | 0xffff << 16;
+            let fields = Fields::with(&[(info::QUALIFICATION.encoding(), qualification)]);
+            let Exit::NestedFault(fault) = apic_access(&fields, Gpa(0xfee0_0abc)) else {
+                panic!("kind {kind}");
+            };
+            let linear = kind < 4;
+            let expected = if linear { offset } else { 0 };
+            assert_eq!(fault.gpa, Gpa(0xfee0_0000 | expected));
             assert_eq!((fault.write, fault.fetch), (kind == 1, kind == 2));
-            assert!(!fault.table_walk);
+            assert_eq!(fault.table_walk, !linear);
         }
     }
 }
