@@ -67,6 +67,43 @@ const FAULTS: &[Fault] = &[
         tests: &["delivery/software_disabled_sends_nothing"],
     },
     Fault {
+        // Nor this one.
+        key: "event-on-the-apic",
+        what: "the kernel's own module executes the next instruction in place of an event that \
+               cannot be delivered because its stack is the local APIC's page",
+        applies: || {
+            std::path::Path::new("/sys/module/kvm_amd").exists()
+                || parameter("kvm_intel", "enable_apicv")
+        },
+        tests: &["apic-page/stack_in_it"],
+    },
+    Fault {
+        key: "apic-page-is-memory",
+        what: "with the kernel's own module a vCPU whose local APIC is not in xAPIC mode reads and \
+               writes the page that stands for those of others",
+        applies: || parameter("kvm_intel", "enable_apicv"),
+        tests: &[
+            "apic-page/not_there_when_disabled",
+            "apic-page/not_there_in_x2apic_mode",
+            "apic-page/modes_change_beside_a_running_vcpu",
+        ],
+    },
+    Fault {
+        key: "written-esr",
+        what: "the kernel's own module leaves what the guest writes to ESR in the page that the \
+               processor keeps",
+        applies: || parameter("kvm_intel", "enable_apicv"),
+        tests: &["apic-page/errors"],
+    },
+    Fault {
+        // It lets guests execute that page; ours does not.
+        key: "fetch-from-the-apic",
+        what: "Bochs ends when a guest fetches an instruction from the APIC-access page, which the \
+               kernel's own module lets it",
+        applies: || in_bochs() && parameter("kvm_intel", "enable_apicv"),
+        tests: &["apic-page/fetched_from"],
+    },
+    Fault {
         // Not an emulator's either.
         key: "late-list",
         what: "the kernel's own module for VMX reads the dirty log without waiting for the vCPUs to \

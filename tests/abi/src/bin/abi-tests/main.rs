@@ -2,6 +2,7 @@
 
 //! Tests of the KVM ABI, one module per subject. See `tests/README.md`.
 
+mod apic_page;
 mod caps;
 mod cpu;
 mod deadline;
@@ -58,6 +59,7 @@ fn main() {
         eventfd::TESTS,
         event_races::TESTS,
         lapic::TESTS,
+        apic_page::TESTS,
         deadline::TESTS,
         delivery::TESTS,
         pit::TESTS,
