@@ -22,6 +22,8 @@ pub struct Row {
     pub limit: Duration,
     /// The host under test sees the platform's root as its shared directory.
     pub root: bool,
+    /// More for its kernel's command line.
+    pub append: String,
     /// For a shell.
     pub command: String,
     /// Left out where time is short.
@@ -66,6 +68,11 @@ fn parse_row(line: &str) -> Result<Vec<Row>> {
         Some((vendor, model)) => (vendor, Some(model.to_owned())),
         None => (vendor, None),
     };
+    let (append, rest) = match rest.strip_prefix("kernel(") {
+        Some(words) => words.split_once("):").context("kernel( without ):")?,
+        None => ("", rest),
+    };
+    let rest = rest.trim_start();
     let (root, command) = match rest.strip_prefix("root:") {
         Some(command) => (true, command.trim_start()),
         None => (false, rest),
@@ -80,6 +87,7 @@ fn parse_row(line: &str) -> Result<Vec<Row>> {
         kvm: Kvm::from_str(kvm, false).map_err(anyhow::Error::msg)?,
         limit: Duration::from_secs(limit.parse().context("limit")?),
         root,
+        append: append.to_owned(),
         command: command.to_owned(),
         long: false,
     };
@@ -248,6 +256,7 @@ mod tests {
                 kvm: Kvm::Ours,
                 limit: Duration::from_secs(60),
                 root: false,
+                append: String::new(),
                 command: "test -c /dev/kvm".into(),
                 long: false,
             }]
@@ -262,6 +271,10 @@ mod tests {
         let rows = parse("a svm 2 1G ours 60 root: ls").unwrap();
         assert!(rows[0].root);
         assert_eq!(rows[0].command, "ls");
+        let rows = parse("a svm 2 1G ours 60 kernel(x=1 y): root: (ls)").unwrap();
+        assert_eq!((rows[0].append.as_str(), rows[0].root), ("x=1 y", true));
+        assert_eq!(rows[0].command, "(ls)");
+        assert!(parse("a svm 2 1G ours 60 kernel(x ls").is_err());
         assert!(parse("a svm 2 1G ours").is_err());
         assert!(parse("a svm 1,x 1G ours 60 true").is_err());
         assert!(parse("a power 2 1G ours 60 true").is_err());

@@ -154,6 +154,7 @@ fn one(
         cpus: row.cpus,
         memory_mib: row.memory_mib,
         share: row.root.then(|| platform.root()),
+        append: row.append.clone(),
         ..HostSpec::new(row.vendor, row.kvm)
     };
     let job = Job {
