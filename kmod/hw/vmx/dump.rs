@@ -19,6 +19,11 @@ use super::field::control;
 use super::field::guest;
 use super::field::host;
 use super::field::info;
+use super::field::Described;
+use super::field::Field16;
+use super::field::Field32;
+use super::field::Field64;
+use super::field::FieldNatural;
 use super::field::SegmentFields;
 use crate::pc::regs::SegReg;
 use core::fmt;
@@ -35,32 +40,77 @@ type Line<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 pub fn dump(read: Read<'_>, line: Line<'_>) {
     dump_exit(read, line);
     dump_guest(read, line);
-    dump_host(read, line);
+    line(format_args!("VMCS: host"));
+    table(read, line, host::ALL, Values::All);
     dump_controls(read, line);
 }
 
-/// Fields with short names, on one line.
-struct Row<'a> {
-    read: Read<'a>,
-    fields: &'a [(&'static str, u32)],
-}
+/// Fields and their values, on one line.
+struct Row([Option<(&'static Described, u64)>; 4]);
 
-impl fmt::Display for Row<'_> {
+impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, encoding) in self.fields {
-            if let Some(value) = (self.read)(*encoding) {
-                write!(f, " {name}={value:#x}")?;
-            }
+        let mut separator = "";
+        for (field, value) in self.0.iter().flatten() {
+            let digits = usize::from(field.bits / 4).wrapping_add("0x".len());
+            write!(f, "{separator}{} {value:#0digits$x}", field.name)?;
+            separator = ", ";
         }
         Ok(())
     }
 }
 
-fn rows(read: Read<'_>, line: Line<'_>, rows: &[&[(&'static str, u32)]]) {
-    for fields in rows {
-        if fields.iter().any(|(_, field)| read(*field).is_some()) {
-            line(format_args!(" {}", Row { read, fields }));
+/// Which values of a table are worth a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// All.
+    All,
+    /// What is 0 is not in use.
+    NonZero,
+}
+
+/// The fields of a group that have no line of their own, the widest first.
+fn table(read: Read<'_>, line: Line<'_>, group: &'static [Described], values: Values) {
+    const WIDTHS: [u32; 4] = [
+        FieldNatural::WIDTH,
+        Field64::WIDTH,
+        Field32::WIDTH,
+        Field16::WIDTH,
+    ];
+    for width in WIDTHS {
+        let mut fields = group
+            .iter()
+            .filter(|field| field.encoding >> 13 == width && !has_a_line(field.encoding))
+            .filter_map(|field| Some((field, read(field.encoding)?)))
+            .filter(|(_, value)| *value != 0 || values == Values::All);
+        while let Some(first) = fields.next() {
+            let row = Row([Some(first), fields.next(), fields.next(), fields.next()]);
+            line(format_args!("  {row}"));
         }
+    }
+}
+
+/// Told apart from the tables, with what it means.
+fn has_a_line(field: u32) -> bool {
+    macro_rules! is_one_of {
+        ($($first:path => $last:path;)*) => {
+            $(($first.encoding()..=$last.encoding()).contains(&field))||*
+        };
+    }
+    is_one_of! {
+        info::INSTRUCTION_ERROR => info::VECTORING_ERROR_CODE;
+        info::QUALIFICATION => info::QUALIFICATION;
+        guest::ES_SELECTOR => guest::TR_SELECTOR;
+        guest::ES_LIMIT => guest::IDTR_LIMIT;
+        guest::ES_ACCESS => guest::TR_ACCESS;
+        guest::ES_BASE => guest::IDTR_BASE;
+        guest::INTERRUPTIBILITY => guest::ACTIVITY;
+        control::PIN => control::PRIMARY;
+        control::SECONDARY => control::SECONDARY;
+        control::TERTIARY => control::TERTIARY;
+        control::EXIT => control::EXIT;
+        control::ENTRY => control::ENTRY;
+        control::ENTRY_INTERRUPTION => control::ENTRY_ERROR_CODE;
     }
 }
 
@@ -99,18 +149,7 @@ fn dump_exit(read: Read<'_>, line: Line<'_>) {
             "  {name} {value:#x}: {event}; error code {code:#x}"
         ));
     }
-    rows(
-        read,
-        line,
-        &[&[
-            ("instruction length", info::INSTRUCTION_LENGTH.encoding()),
-            ("information", info::INSTRUCTION_INFO.encoding()),
-            (
-                "on entry: length",
-                control::ENTRY_INSTRUCTION_LENGTH.encoding(),
-            ),
-        ]],
-    );
+    table(read, line, info::ALL, Values::NonZero);
 }
 
 fn dump_qualification(reason: Reason, read: Read<'_>, line: Line<'_>) {
@@ -128,81 +167,12 @@ fn dump_qualification(reason: Reason, read: Read<'_>, line: Line<'_>) {
         }
         _ => line(format_args!("  qualification {value:#x}")),
     }
-    rows(
-        read,
-        line,
-        &[&[
-            ("guest linear", info::GUEST_LINEAR.encoding()),
-            ("guest physical", info::GUEST_PHYSICAL.encoding()),
-        ]],
-    );
 }
 
 fn dump_guest(read: Read<'_>, line: Line<'_>) {
     line(format_args!("VMCS: guest"));
-    rows(
-        read,
-        line,
-        &[
-            &[
-                ("RIP", guest::RIP.encoding()),
-                ("RSP", guest::RSP.encoding()),
-                ("RFLAGS", guest::RFLAGS.encoding()),
-                ("DR7", guest::DR7.encoding()),
-            ],
-            &[
-                ("CR0", guest::CR0.encoding()),
-                ("shadow", control::CR0_SHADOW.encoding()),
-                ("mask", control::CR0_MASK.encoding()),
-            ],
-            &[
-                ("CR4", guest::CR4.encoding()),
-                ("shadow", control::CR4_SHADOW.encoding()),
-                ("mask", control::CR4_MASK.encoding()),
-            ],
-            &[
-                ("CR3", guest::CR3.encoding()),
-                ("EFER", guest::EFER.encoding()),
-                ("PAT", guest::PAT.encoding()),
-            ],
-            &[
-                ("PDPTE0", guest::PDPTE0.encoding()),
-                ("PDPTE1", guest::PDPTE1.encoding()),
-                ("PDPTE2", guest::PDPTE2.encoding()),
-                ("PDPTE3", guest::PDPTE3.encoding()),
-            ],
-        ],
-    );
+    table(read, line, guest::ALL, Values::All);
     dump_segments(read, line);
-    rows(
-        read,
-        line,
-        &[
-            &[
-                ("SYSENTER CS", guest::SYSENTER_CS.encoding()),
-                ("ESP", guest::SYSENTER_ESP.encoding()),
-                ("EIP", guest::SYSENTER_EIP.encoding()),
-            ],
-            &[
-                ("DEBUGCTL", guest::DEBUGCTL.encoding()),
-                ("pending debug", guest::PENDING_DEBUG.encoding()),
-                ("PERF_GLOBAL_CTRL", guest::PERF_GLOBAL_CTRL.encoding()),
-                ("BNDCFGS", guest::BNDCFGS.encoding()),
-            ],
-            &[
-                ("S_CET", guest::S_CET.encoding()),
-                ("SSP", guest::SSP.encoding()),
-                ("SSP table", guest::INTERRUPT_SSP_TABLE.encoding()),
-                ("PKRS", guest::PKRS.encoding()),
-            ],
-            &[
-                ("link", guest::LINK_POINTER.encoding()),
-                ("timer", guest::PREEMPTION_TIMER.encoding()),
-                ("interrupt status", guest::INTERRUPT_STATUS.encoding()),
-                ("PML index", guest::PML_INDEX.encoding()),
-            ],
-        ],
-    );
     if let Some(value) = read(guest::ACTIVITY.encoding()) {
         let name = names::activity(value);
         line(format_args!("  activity {value}: {name}"));
@@ -244,55 +214,6 @@ fn dump_segments(read: Read<'_>, line: Line<'_>) {
     }
 }
 
-fn dump_host(read: Read<'_>, line: Line<'_>) {
-    line(format_args!("VMCS: host"));
-    rows(
-        read,
-        line,
-        &[
-            &[
-                ("RIP", host::RIP.encoding()),
-                ("RSP", host::RSP.encoding()),
-                ("CR0", host::CR0.encoding()),
-                ("CR3", host::CR3.encoding()),
-                ("CR4", host::CR4.encoding()),
-            ],
-            &[
-                ("ES", host::ES_SELECTOR.encoding()),
-                ("CS", host::CS_SELECTOR.encoding()),
-                ("SS", host::SS_SELECTOR.encoding()),
-                ("DS", host::DS_SELECTOR.encoding()),
-                ("FS", host::FS_SELECTOR.encoding()),
-                ("GS", host::GS_SELECTOR.encoding()),
-                ("TR", host::TR_SELECTOR.encoding()),
-            ],
-            &[
-                ("FS base", host::FS_BASE.encoding()),
-                ("GS base", host::GS_BASE.encoding()),
-                ("TR base", host::TR_BASE.encoding()),
-                ("GDTR", host::GDTR_BASE.encoding()),
-                ("IDTR", host::IDTR_BASE.encoding()),
-            ],
-            &[
-                ("SYSENTER CS", host::SYSENTER_CS.encoding()),
-                ("ESP", host::SYSENTER_ESP.encoding()),
-                ("EIP", host::SYSENTER_EIP.encoding()),
-            ],
-            &[
-                ("EFER", host::EFER.encoding()),
-                ("PAT", host::PAT.encoding()),
-                ("PERF_GLOBAL_CTRL", host::PERF_GLOBAL_CTRL.encoding()),
-                ("PKRS", host::PKRS.encoding()),
-            ],
-            &[
-                ("S_CET", host::S_CET.encoding()),
-                ("SSP", host::SSP.encoding()),
-                ("SSP table", host::INTERRUPT_SSP_TABLE.encoding()),
-            ],
-        ],
-    );
-}
-
 fn dump_controls(read: Read<'_>, line: Line<'_>) {
     line(format_args!("VMCS: controls"));
     macro_rules! word {
@@ -309,34 +230,8 @@ fn dump_controls(read: Read<'_>, line: Line<'_>) {
     word!(control::TERTIARY, Tertiary(u64), "tertiary");
     word!(control::EXIT, ExitControls(u32), "exit");
     word!(control::ENTRY, EntryControls(u32), "entry");
-    for field in control::ALL {
-        if SHOWN.contains(&field.encoding) {
-            continue;
-        }
-        // What is 0 is not in use.
-        let Some(value) = read(field.encoding).filter(|value| *value != 0) else {
-            continue;
-        };
-        line(format_args!("  {}: {value:#x}", field.name));
-    }
+    table(read, line, control::ALL, Values::NonZero);
 }
-
-/// Control fields that have a place elsewhere in the dump.
-const SHOWN: [u32; 13] = [
-    control::PIN.encoding(),
-    control::PRIMARY.encoding(),
-    control::SECONDARY.encoding(),
-    control::TERTIARY.encoding(),
-    control::EXIT.encoding(),
-    control::ENTRY.encoding(),
-    control::ENTRY_INTERRUPTION.encoding(),
-    control::ENTRY_ERROR_CODE.encoding(),
-    control::ENTRY_INSTRUCTION_LENGTH.encoding(),
-    control::CR0_SHADOW.encoding(),
-    control::CR0_MASK.encoding(),
-    control::CR4_SHADOW.encoding(),
-    control::CR4_MASK.encoding(),
-];
 
 #[cfg(test)]
 mod tests;
