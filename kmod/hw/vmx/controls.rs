@@ -14,7 +14,6 @@ pub use self::words::ExitControls;
 pub use self::words::Pin;
 pub use self::words::Primary;
 pub use self::words::Secondary;
-pub use self::words::Tertiary;
 
 use crate::pc::addr::Hpa;
 use crate::pc::regs::Cr0;
@@ -39,7 +38,6 @@ mod index {
     pub(super) const TRUE_PRIMARY: u32 = 0x48e;
     pub(super) const TRUE_EXIT: u32 = 0x48f;
     pub(super) const TRUE_ENTRY: u32 = 0x490;
-    pub(super) const TERTIARY: u32 = 0x492;
 }
 
 /// BASIC: the TRUE MSRs exist.
@@ -47,8 +45,6 @@ const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
 /// BASIC: an entry can deliver an exception with or without error code,
 /// whatever its vector.
 const BASIC_ANY_ERROR_CODE: u64 = 1 << 56;
-/// MISC: the activity state "HLT" exists.
-const MISC_ACTIVITY_HLT: u64 = 1 << 6;
 
 /// The VMX capability MSRs. A control MSR has the bits that must be 1 in its low
 /// half and those that can be 1 in its high half.
@@ -62,8 +58,6 @@ pub struct Capabilities {
     pub primary: u64,
     /// IA32_VMX_PROCBASED_CTLS2 (A.3.3), 0 where it is not.
     pub secondary: u64,
-    /// IA32_VMX_PROCBASED_CTLS3: the bits that can be 1 (A.3.4), 0 where it is not.
-    pub tertiary: u64,
     /// IA32_VMX_EXIT_CTLS, or the TRUE one (A.4.1).
     pub exit: u64,
     /// IA32_VMX_ENTRY_CTLS, or the TRUE one (A.5).
@@ -103,7 +97,6 @@ impl Capabilities {
             pin: either(index::PIN, index::TRUE_PIN),
             primary,
             secondary,
-            tertiary: when(can_primary.has(Primary::TERTIARY), index::TERTIARY),
             exit: either(index::EXIT, index::TRUE_EXIT),
             entry: either(index::ENTRY, index::TRUE_ENTRY),
             misc: rdmsr(index::MISC),
@@ -176,12 +169,7 @@ const PRIMARY: Policy<Primary> = Policy {
     ),
     switched: Primary(Primary::INTERRUPT_WINDOW.0 | Primary::NMI_WINDOW.0),
     preferred: Primary::NONE,
-    optional: Primary(
-        Primary::TPR_SHADOW.0
-            | Primary::IO_BITMAPS.0
-            | Primary::MONITOR_TRAP.0
-            | Primary::TERTIARY.0,
-    ),
+    optional: Primary::TPR_SHADOW,
     // Processors without the TRUE MSRs; the exits are answered.
     tolerated: Primary(Primary::CR3_LOAD.0 | Primary::CR3_STORE.0),
 };
@@ -201,19 +189,9 @@ const SECONDARY: Policy<Secondary> = Policy {
             | Secondary::ENCLS.0
             | Secondary::PML.0
             | Secondary::XSAVES.0
-            | Secondary::MODE_BASED_EXECUTE.0
-            | Secondary::TSC_SCALING.0
-            | Secondary::USER_WAIT.0,
+            | Secondary::TSC_SCALING.0,
     ),
     tolerated: Secondary::NONE,
-};
-
-const TERTIARY: Policy<Tertiary> = Policy {
-    required: Tertiary::NONE,
-    switched: Tertiary::NONE,
-    preferred: Tertiary::NONE,
-    optional: Tertiary::IPI_VIRTUALIZATION,
-    tolerated: Tertiary::NONE,
 };
 
 const EXIT: Policy<ExitControls> = Policy {
@@ -227,9 +205,7 @@ const EXIT: Policy<ExitControls> = Policy {
     preferred: ExitControls(
         ExitControls::SAVE_PAT.0 | ExitControls::LOAD_PAT.0 | ExitControls::SAVE_EFER.0,
     ),
-    optional: ExitControls(
-        ExitControls::LOAD_PERF_GLOBAL_CTRL.0 | ExitControls::SAVE_PREEMPTION_TIMER.0,
-    ),
+    optional: ExitControls::NONE,
     tolerated: ExitControls::NONE,
 };
 
@@ -237,7 +213,7 @@ const ENTRY: Policy<EntryControls> = Policy {
     required: EntryControls(EntryControls::LOAD_DEBUG.0 | EntryControls::LOAD_EFER.0),
     switched: EntryControls::GUEST_IA32E,
     preferred: EntryControls::LOAD_PAT,
-    optional: EntryControls::LOAD_PERF_GLOBAL_CTRL,
+    optional: EntryControls::NONE,
     tolerated: EntryControls::NONE,
 };
 
@@ -285,7 +261,6 @@ macro_rules! negotiate_word {
 negotiate_word!(negotiate_pin, Pin);
 negotiate_word!(negotiate_primary, Primary);
 negotiate_word!(negotiate_secondary, Secondary);
-negotiate_word!(negotiate_tertiary, Tertiary);
 negotiate_word!(negotiate_exit, ExitControls);
 negotiate_word!(negotiate_entry, EntryControls);
 
@@ -306,8 +281,6 @@ pub struct Bits {
     pub primary: Primary,
     /// Secondary processor-based controls.
     pub secondary: Secondary,
-    /// Tertiary processor-based controls.
-    pub tertiary: Tertiary,
     /// VM-exit controls.
     pub exit: ExitControls,
     /// VM-entry controls.
@@ -331,7 +304,6 @@ impl Bits {
         self.pin.names(&mut each)?;
         self.primary.names(&mut each)?;
         self.secondary.names(&mut each)?;
-        self.tertiary.names(&mut each)?;
         self.exit.names(&mut each)?;
         self.entry.names(&mut each)?;
         self.ept.names(&mut each)
@@ -372,8 +344,6 @@ pub struct Controls {
     pub primary: Word<Primary>,
     /// Secondary processor-based controls.
     pub secondary: Word<Secondary>,
-    /// Tertiary processor-based controls.
-    pub tertiary: Word<Tertiary>,
     /// VM-exit controls.
     pub exit: Word<ExitControls>,
     /// VM-entry controls.
@@ -400,7 +370,6 @@ impl Controls {
             Secondary(must(c.secondary)),
             Secondary(can(c.secondary)),
         );
-        let tertiary = negotiate_tertiary(&TERTIARY, Tertiary::NONE, Tertiary(c.tertiary));
         let exit = negotiate_exit(&EXIT, ExitControls(must(c.exit)), ExitControls(can(c.exit)));
         let entry = negotiate_entry(
             &ENTRY,
@@ -437,7 +406,6 @@ impl Controls {
             pin: pin.word,
             primary: primary.word,
             secondary: secondary.word,
-            tertiary: tertiary.word,
             exit: exit.word,
             entry: entry.word,
             ept,
@@ -456,23 +424,11 @@ impl Controls {
             self.exit
                 .drop(ExitControls::LOAD_PAT | ExitControls::SAVE_PAT);
         }
-        let perf = self
-            .entry
-            .available
-            .has(EntryControls::LOAD_PERF_GLOBAL_CTRL)
-            && self.exit.available.has(ExitControls::LOAD_PERF_GLOBAL_CTRL);
-        if !perf {
-            self.entry.drop(EntryControls::LOAD_PERF_GLOBAL_CTRL);
-            self.exit.drop(ExitControls::LOAD_PERF_GLOBAL_CTRL);
-        }
         if !self.ept.has(VPID_NEEDS) {
             self.secondary.drop(Secondary::VPID);
         }
         if !self.ept.has(EptVpid::ACCESSED_DIRTY) {
             self.secondary.drop(Secondary::PML);
-        }
-        if !self.has_preemption_timer() {
-            self.exit.drop(ExitControls::SAVE_PREEMPTION_TIMER);
         }
         if !self.has_tpr_shadow() {
             self.secondary.drop(
@@ -483,12 +439,6 @@ impl Controls {
             self.pin.drop(Pin::POSTED_INTERRUPTS);
             // Each access would exit, which it does without.
             self.secondary.drop(Secondary::APIC_ACCESSES);
-        }
-        if !self.has_posted_interrupts() {
-            self.tertiary.drop(Tertiary::IPI_VIRTUALIZATION);
-        }
-        if self.tertiary.available == Tertiary::NONE {
-            self.primary.drop(Primary::TERTIARY);
         }
     }
 
@@ -566,11 +516,6 @@ impl Controls {
         self.ept.has(EptVpid::ACCESSED_DIRTY)
     }
 
-    /// A vCPU can wait in the activity state "HLT".
-    pub const fn has_activity_hlt(&self) -> bool {
-        self.capabilities.misc & MISC_ACTIVITY_HLT != 0
-    }
-
     /// Exceptions can be injected with or without error code, whatever the vector.
     pub const fn any_error_code(&self) -> bool {
         self.capabilities.basic & BASIC_ANY_ERROR_CODE != 0
@@ -623,7 +568,6 @@ macro_rules! word_drop {
 word_drop!(Pin);
 word_drop!(Primary);
 word_drop!(Secondary);
-word_drop!(Tertiary);
 word_drop!(ExitControls);
 word_drop!(EntryControls);
 

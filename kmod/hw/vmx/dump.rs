@@ -10,7 +10,6 @@ use super::controls::ExitControls;
 use super::controls::Pin;
 use super::controls::Primary;
 use super::controls::Secondary;
-use super::controls::Tertiary;
 use super::event::Interruptibility;
 use super::event::Interruption;
 use super::exit::EptViolation;
@@ -107,7 +106,6 @@ fn has_a_line(field: u32) -> bool {
         guest::INTERRUPTIBILITY => guest::ACTIVITY;
         control::PIN => control::PRIMARY;
         control::SECONDARY => control::SECONDARY;
-        control::TERTIARY => control::TERTIARY;
         control::EXIT => control::EXIT;
         control::ENTRY => control::ENTRY;
         control::ENTRY_INTERRUPTION => control::ENTRY_ERROR_CODE;
@@ -227,7 +225,6 @@ fn dump_controls(read: Read<'_>, line: Line<'_>) {
     word!(control::PIN, Pin(u32), "pin-based");
     word!(control::PRIMARY, Primary(u32), "primary");
     word!(control::SECONDARY, Secondary(u32), "secondary");
-    word!(control::TERTIARY, Tertiary(u64), "tertiary");
     word!(control::EXIT, ExitControls(u32), "exit");
     word!(control::ENTRY, EntryControls(u32), "entry");
     table(read, line, control::ALL, Values::NonZero);

@@ -33,13 +33,6 @@ fn extras(controls: &Controls) -> String {
         ("vid", controls.has_virtual_interrupts()),
         ("x2apic", secondary(Secondary::X2APIC)),
         ("posted", controls.has_posted_interrupts()),
-        (
-            "ipi",
-            controls
-                .tertiary
-                .available
-                .has(Tertiary::IPI_VIRTUALIZATION),
-        ),
         ("ad", controls.has_ept_accessed_dirty()),
         ("pml", controls.has_pml()),
         ("1g", ept(EptVpid::LEAF_1G)),
@@ -48,9 +41,7 @@ fn extras(controls: &Controls) -> String {
         ("invpcid", secondary(Secondary::INVPCID)),
         ("ple", secondary(Secondary::PAUSE_LOOP)),
         ("xsaves", secondary(Secondary::XSAVES)),
-        ("mbe", secondary(Secondary::MODE_BASED_EXECUTE)),
         ("scaling", controls.has_tsc_scaling()),
-        ("wait", secondary(Secondary::USER_WAIT)),
         ("code", controls.any_error_code()),
     ];
     let there: Vec<_> = all.iter().filter(|(_, on)| *on).map(|(n, _)| *n).collect();
@@ -111,11 +102,11 @@ fn real_processors() {
     );
     assert_eq!(
         runs_with(processors::COFFEE_LAKE_8700),
-        "vpid pat timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves mbe"
+        "vpid pat timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves"
     );
     assert_eq!(
         runs_with(processors::SKYLAKE_SP),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
 }
 
@@ -124,19 +115,19 @@ fn newer_processors_by_their_flags() {
     let flags = |flags| runs_with(&processors::from_flags(flags));
     assert_eq!(
         flags(processors::ICE_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::TIGER_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::ALDER_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling wait"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::ARROW_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ipi ad pml 1g rdtscp invpcid ple xsaves mbe scaling wait"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
 }
 
@@ -148,13 +139,13 @@ fn hosts_that_are_guests() {
     );
     assert_eq!(
         runs_with(processors::SAPPHIRE_RAPIDS_IN_KVM),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g 5level rdtscp invpcid xsaves scaling wait"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g 5level rdtscp invpcid xsaves scaling"
     );
     assert_eq!(
         runs_with(&processors::from_flags(
             processors::TIGER_LAKE_IN_HYPER_V_FLAGS
         )),
-        "vpid pat tpr x2apic ad 1g rdtscp invpcid xsaves mbe scaling"
+        "vpid pat tpr x2apic ad 1g rdtscp invpcid xsaves scaling"
     );
 }
 
@@ -182,24 +173,24 @@ fn models_of_bochs() {
     );
     assert_eq!(
         runs_with(bochs::COREI7_SKYLAKE_X),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::COREI3_CNL),
-        "vpid pat timer tpr x2apic ad 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr x2apic ad 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::COREI7_ICELAKE_U),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::TIGERLAKE),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling code"
+        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
     );
     for model in [bochs::SAPPHIRE_RAPIDS, bochs::ARROW_LAKE] {
         assert_eq!(
             runs_with(model),
-            "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves mbe scaling wait code"
+            "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
         );
     }
 }
@@ -225,7 +216,6 @@ fn base_words_of_ivy_bridge() {
         );
         assert_eq!(controls.exit.base, ExitControls(0x003f_effb | 4));
         assert_eq!(controls.entry.base, EntryControls(0x0000_d1fb | 4));
-        assert_eq!(controls.tertiary, Word::default());
     }
 }
 
@@ -303,7 +293,6 @@ fn each_missing_bit_is_named_and_nothing_else() {
         }
         for bit in 0..64 {
             without(|c| &mut c.ept_vpid, 1 << bit);
-            without(|c| &mut c.tertiary, 1 << bit);
         }
         let required: Vec<_> = REQUIRED.iter().chain([&REQUIRED_LAST]).copied().collect();
         assert_eq!(named, required);
@@ -348,6 +337,14 @@ fn what_cannot_be_switched_off_is_named() {
     assert_eq!(
         missing.to_string(),
         "a way to switch off RDTSC exiting, a way to switch off descriptor-table exiting"
+    );
+    // So is what has a name and no use here.
+    let mut forced = all;
+    forced.primary |= 1 << 25 | 1 << 17;
+    let missing = Controls::negotiate(&forced).unwrap_err();
+    assert_eq!(
+        missing.to_string(),
+        "a way to switch off activate tertiary controls, a way to switch off use I/O bitmaps"
     );
     // CR3 exits: processors without the TRUE MSRs.
     let mut old = all;
@@ -416,15 +413,6 @@ fn some_come_together_or_not_at_all() {
     assert!(!full.secondary.base.has(Secondary::APIC_ACCESSES));
     let no_dirty = negotiate(|c| c.ept_vpid &= !(1 << 21));
     assert!(full.has_pml() && !no_dirty.has_pml());
-    let no_timer = negotiate(|c| c.pin &= !(1 << (32 + 6)));
-    assert!(!no_timer
-        .exit
-        .available
-        .any(ExitControls::SAVE_PREEMPTION_TIMER));
-    assert!(
-        !full.primary.available.has(Primary::TERTIARY),
-        "nothing there that we use"
-    );
 }
 
 #[test]
@@ -435,7 +423,7 @@ fn words_are_built_from_what_there_is() {
     assert_eq!(controls.preemption_timer_shift(), 7);
     assert_eq!(controls.capabilities.revision(), 0xf);
     assert_eq!(controls.capabilities.vmcs_size(), 1024);
-    assert!(controls.has_activity_hlt() && !controls.any_error_code());
+    assert!(!controls.any_error_code());
     let newest = Controls::negotiate(&capabilities(bochs::ARROW_LAKE)).unwrap();
     assert_eq!(newest.capabilities.vmcs_size(), 4096);
     assert!(newest.any_error_code());
@@ -470,12 +458,11 @@ fn any_capabilities() -> impl Strategy<Value = Capabilities> {
     // Mostly there, so that some are accepted: holes in a real processor's.
     let word = || prop_oneof![3 => Just(u64::MAX), 1 => any::<u64>()];
     (
-        (word(), word(), word(), word(), word(), word(), word()),
+        (word(), word(), word(), word(), word(), word()),
         prop_oneof![Just(0u32), 0u32..0x40],
     )
         .prop_map(|(holes, forced)| {
             let mut c = capabilities(bochs::ARROW_LAKE);
-            c.tertiary = holes.6;
             let hole = |value: u64, hole: u64| value & (hole | 0xffff_ffff);
             c.pin = hole(c.pin, holes.0) | u64::from(forced) << 5;
             c.primary = hole(c.primary, holes.1);
@@ -523,6 +510,5 @@ proptest! {
         prop_assert!(pin.has(Pin::VIRTUAL_NMIS | Pin::NMI));
         prop_assert!(secondary.has(Secondary::EPT | Secondary::UNRESTRICTED_GUEST));
         prop_assert_eq!(n.entry.base.has(EntryControls::LOAD_PAT), n.exit.base.has(ExitControls::LOAD_PAT));
-        prop_assert_eq!(n.tertiary.available != Tertiary::NONE, n.primary.available.has(Primary::TERTIARY));
     }
 }

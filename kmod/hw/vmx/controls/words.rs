@@ -82,19 +82,6 @@ named_bits! {
 }
 
 named_bits! {
-    /// Tertiary processor-based VM-execution controls (25.6.2).
-    Tertiary: u64 {
-        LOADIWKEY = 0, "LOADIWKEY exiting";
-        HLAT = 1, "enable HLAT";
-        PAGING_WRITE = 2, "EPT paging-write control";
-        GUEST_PAGING = 3, "guest-paging verification";
-        IPI_VIRTUALIZATION = 4, "IPI virtualization";
-        MSR_LIST = 6, "enable MSR-list instructions";
-        SPEC_CTRL = 7, "virtualize IA32_SPEC_CTRL";
-    }
-}
-
-named_bits! {
     /// Primary VM-exit controls (25.7.1).
     ExitControls: u32 {
         SAVE_DEBUG = 2, "save debug controls";

@@ -341,18 +341,16 @@ pub(super) fn from_flags(flags: &str) -> Vec<(u32, u64)> {
         ("usr_wait_pause", &[0x48b], HIGH + 26),
     ];
     /// Made of others, or of controls we do not use.
-    const OTHERS: [&str; 4] = [
+    const OTHERS: [&str; 5] = [
         "flexpriority",
         "apicv",
         "ept_violation_ve",
         "notify_vm_exiting",
+        "ipi_virt",
     ];
-    const IPI_VIRT: &str = "ipi_virt";
     let words: Vec<&str> = flags.split_whitespace().collect();
     for word in &words {
-        let known = FLAGS.iter().any(|(name, ..)| name == word)
-            || OTHERS.contains(word)
-            || *word == IPI_VIRT;
+        let known = FLAGS.iter().any(|(name, ..)| name == word) || OTHERS.contains(word);
         assert!(known, "no such flag: {word}");
     }
     let mut msrs = COFFEE_LAKE_8700.to_vec();
@@ -362,14 +360,6 @@ pub(super) fn from_flags(flags: &str) -> Vec<(u32, u64)> {
                 *value = *value & !(1 << bit) | u64::from(words.contains(&name)) << bit;
             }
         }
-    }
-    if words.contains(&IPI_VIRT) {
-        for (index, value) in &mut msrs {
-            if [0x482, 0x48e].contains(index) {
-                *value |= 1 << (HIGH + 17);
-            }
-        }
-        msrs.push((0x492, 1 << 4));
     }
     msrs
 }
