@@ -8,6 +8,26 @@
 use crate::pc::addr::Hpa;
 use core::arch::asm;
 
+/// `asm!` of one instruction, with what it has in the exception table: after a
+/// fault, go on behind it (EX_TYPE_DEFAULT), with `flags` of the table if any.
+macro_rules! go_on_after {
+    (
+        $(before $before:literal,)? $instruction:literal $(, then $then:literal)? $(, flags $flags:literal)?;
+        $($operands:tt)*
+    ) => {
+        asm!(
+            $($before,)?
+            concat!("2: ", $instruction),
+            concat!("3: ", $($then)?),
+            ".pushsection __ex_table, \"a\"",
+            ".balign 4",
+            concat!(".long 2b - ., 3b - ., 1", $(" | ", $flags)?),
+            ".popsection",
+            $($operands)*
+        )
+    };
+}
+
 /// What INVEPT invalidates (SDM vol. 3, 31.3, INVEPT).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
@@ -23,16 +43,10 @@ pub(super) enum InveptScope {
 #[inline]
 pub(super) fn vmread(field: u32) -> u64 {
     let value: u64;
-    // EX_TYPE_DEFAULT: go on after the instruction.
     // SAFETY: Reads the current VMCS, and writes only registers.
     unsafe {
-        asm!(
-            "2: vmread {value}, {field}",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "vmread {value}, {field}";
             field = in(reg) u64::from(field),
             value = inout(reg) 0_u64 => value,
             options(nostack),
@@ -46,16 +60,11 @@ pub(super) fn vmread(field: u32) -> u64 {
 #[inline]
 pub(super) fn vmread_plain(field: u32) -> u64 {
     let value: u64;
-    // EX_TYPE_DEFAULT | EX_FLAG_CLEAR_AX.
+    // EX_FLAG_CLEAR_AX.
     // SAFETY: As for `vmread`.
     unsafe {
-        asm!(
-            "2: vmread rax, {field}",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 0x1001",
-            ".popsection",
+        go_on_after!(
+            "vmread rax, {field}", flags "0x1000";
             field = in(reg) u64::from(field),
             out("rax") value,
             options(nostack),
@@ -70,14 +79,8 @@ pub(super) fn try_vmread(field: u32) -> Option<u64> {
     let refused: u8;
     // SAFETY: As for `vmread`.
     unsafe {
-        asm!(
-            "stc",
-            "2: vmread {value}, {field}",
-            "3: setna {refused}",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            before "stc", "vmread {value}, {field}", then "setna {refused}";
             field = in(reg) u64::from(field),
             value = out(reg) value,
             refused = out(reg_byte) refused,
@@ -99,13 +102,8 @@ pub(super) unsafe fn vmwrite(field: u32, value: u64) -> bool {
     let refused: u8;
     // SAFETY: By the precondition.
     unsafe {
-        asm!(
-            "2: vmwrite {field}, {value}",
-            "3: setna {refused}",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "vmwrite {field}, {value}", then "setna {refused}";
             field = in(reg) u64::from(field),
             value = in(reg) value,
             refused = lateout(reg_byte) refused,
@@ -124,13 +122,8 @@ pub(super) unsafe fn vmwrite(field: u32, value: u64) -> bool {
 pub(super) unsafe fn vmwrite_plain(field: u32, value: u64) {
     // SAFETY: By the precondition.
     unsafe {
-        asm!(
-            "2: vmwrite {field}, {value}",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "vmwrite {field}, {value}";
             field = in(reg) u64::from(field),
             value = in(reg) value,
             options(nostack),
@@ -151,14 +144,8 @@ pub(super) unsafe fn vmptrld(page: Hpa) -> bool {
     let pointer = page.0;
     // SAFETY: By the precondition; the operand is a local variable.
     unsafe {
-        asm!(
-            "stc",
-            "2: vmptrld [{pointer}]",
-            "3: setna {refused}",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            before "stc", "vmptrld [{pointer}]", then "setna {refused}";
             pointer = in(reg) &raw const pointer,
             refused = lateout(reg_byte) refused,
         );
@@ -177,13 +164,8 @@ pub(super) unsafe fn vmclear(page: Hpa) {
     let pointer = page.0;
     // SAFETY: By the precondition; the operand is a local variable.
     unsafe {
-        asm!(
-            "2: vmclear [{pointer}]",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "vmclear [{pointer}]";
             pointer = in(reg) &raw const pointer,
         );
     }
@@ -196,13 +178,8 @@ pub(super) fn invept(scope: InveptScope, ept_pointer: u64) {
     // SAFETY: Forgetting translations only costs time; the operand is a local
     // variable.
     unsafe {
-        asm!(
-            "2: invept {scope}, [{descriptor}]",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "invept {scope}, [{descriptor}]";
             scope = in(reg) scope as u64,
             descriptor = in(reg) descriptor.as_ptr(),
         );
@@ -215,13 +192,8 @@ pub(super) fn invvpid_all() {
     let descriptor: [u64; 2] = [0, 0];
     // SAFETY: As for `invept`.
     unsafe {
-        asm!(
-            "2: invvpid {scope}, [{descriptor}]",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - ., 3b - ., 1",
-            ".popsection",
+        go_on_after!(
+            "invvpid {scope}, [{descriptor}]";
             scope = in(reg) ALL_CONTEXTS,
             descriptor = in(reg) descriptor.as_ptr(),
         );
