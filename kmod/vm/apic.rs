@@ -167,15 +167,17 @@ impl<V: Vendor> Vcpu<V> {
             return Step::Resume;
         }
         if self.split_irqchip {
-            self.run.set_exit(
-                uapi::KVM_EXIT_IOAPIC_EOI,
-                uapi::kvm_run_eoi {
-                    vector: action.vector,
-                },
-            );
-            return Step::User;
+            self.user_eoi = Some(action.vector);
+            return Step::Leave;
         }
         self.vm.ioapic_eoi(action.vector);
         Step::Resume
+    }
+
+    /// Tells userspace's I/O APIC of the end of `vector`.
+    #[cold]
+    pub fn exit_ioapic_eoi(&mut self, vector: u8) {
+        self.run
+            .set_exit(uapi::KVM_EXIT_IOAPIC_EOI, uapi::kvm_run_eoi { vector });
     }
 }

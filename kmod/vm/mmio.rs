@@ -305,7 +305,7 @@ impl<V: Vendor> Vcpu<V> {
                 Outcome::Done => {
                     self.hw.set_interrupt_shadow(false);
                     if stepping {
-                        return self.after_step();
+                        return Ok(self.after_step()?.or(step));
                     }
                     return Ok(step);
                 }

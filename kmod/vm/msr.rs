@@ -347,8 +347,7 @@ impl<V: Vendor> Vcpu<V> {
     /// Goes on after the instruction, which also asked for `step`.
     #[inline(always)]
     pub fn advance_then(&mut self, length: u8, step: Step) -> Handled {
-        let after = self.advance(length)?;
-        Ok(if after == Step::Resume { step } else { after })
+        Ok(self.advance(length)?.or(step))
     }
 
     /// An access that is not to be: #GP, or userspace decides if it asked to.

@@ -47,12 +47,18 @@ pub enum Step {
 }
 
 impl Step {
+    /// This step, or `other` if this one would go on.
+    #[inline(always)]
+    pub fn or(self, other: Self) -> Self {
+        match self {
+            Self::Resume => other,
+            step => step,
+        }
+    }
+
     /// This step, or leaving the inner loop if it would go on.
     pub fn at_least_leave(self) -> Self {
-        match self {
-            Self::Resume => Self::Leave,
-            other => other,
-        }
+        self.or(Self::Leave)
     }
 }
 
@@ -159,6 +165,10 @@ impl<V: Vendor> Vcpu<V> {
             if self.events.triple_fault {
                 self.events.triple_fault = false;
                 self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+                return Ok(());
+            }
+            if let Some(vector) = self.user_eoi.take() {
+                self.exit_ioapic_eoi(vector);
                 return Ok(());
             }
             if self.vapic.has_report() {

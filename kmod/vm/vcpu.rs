@@ -176,6 +176,9 @@ pub struct Vcpu<V: Vendor> {
     pub pv_eoi: Option<Gpa>,
     /// The task priority in guest memory.
     pub vapic: Vapic,
+    /// The vector of an interrupt whose end userspace's I/O APIC is to be told,
+    /// once the instruction is done and with it what else it exits for.
+    pub user_eoi: Option<u8>,
     /// Accesses to the local APIC's page are not virtualized, and memory knows.
     pub bare_apic: bool,
     /// Another vCPU has ended this one's HLT (KVM_HC_KICK_CPU), perhaps before
@@ -260,6 +263,7 @@ impl<V: Vendor> Vcpu<V> {
             steal_time_pending: None,
             pv_eoi: None,
             vapic: Vapic::default(),
+            user_eoi: None,
             bare_apic: false,
             unhalted: false,
             init_pending: false,

@@ -15,6 +15,7 @@ use kvm_bindings::*;
 pub const TESTS: &[Test] = &[
     test!("split", message_arrives),
     test!("split", eoi_of_level_exits),
+    test!("split", eoi_of_level_under_single_step),
     test!("split", eoi_of_edge_stays),
     test!("split", chips_are_userspace),
     test!("split", interrupt_of_userspace_pic),
@@ -61,6 +62,40 @@ fn eoi_of_level_exits() -> Outcome {
             r.rsi = LAPIC + u64::from(APIC_EOI);
         })?;
         ensure_eq!(d.vcpu.run_on()?, Exit::IoapicEoi(0x65), "exit at EOI");
+        d.vcpu.run_to_done()?;
+    }
+    Ok(())
+}
+
+/// The exit for the end of an interrupt and the one for the step of the instruction that ends it
+/// are both made, whichever comes first.
+fn eoi_of_level_under_single_step() -> Outcome {
+    let d = driver(Eoi::None)?;
+    let level = 1 << 15;
+    set_routing(
+        &d.machine.vm,
+        &[route_to_msi(5, msi_address(0), 0x65 | level)],
+    )?;
+    let step = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    for n in 1..=3 {
+        d.machine.vm.signal_msi(msi_address(0), 0x65 | level)?;
+        d.breathe()?;
+        ensure_eq!(d.count(0x65), n, "interrupts");
+        d.vcpu.change_regs(|r| {
+            (r.rip, r.rax) = (CODE2, 0);
+            r.rsi = LAPIC + u64::from(APIC_EOI);
+        })?;
+        let debug = |control| kvm_guest_debug {
+            control,
+            ..Default::default()
+        };
+        d.vcpu.set(KVM_SET_GUEST_DEBUG, &debug(step))?;
+        let exits = [d.vcpu.run_on()?, d.vcpu.run_on()?];
+        d.vcpu.set(KVM_SET_GUEST_DEBUG, &debug(0))?;
+        let told = exits.contains(&Exit::IoapicEoi(0x65));
+        ensure!(told, "the end was not told: {exits:?}");
+        let stepped = exits.iter().any(|exit| matches!(exit, Exit::Debug { .. }));
+        ensure!(stepped, "no step: {exits:?}");
         d.vcpu.run_to_done()?;
     }
     Ok(())
