@@ -288,6 +288,7 @@ pub fn built_piece(builder: &Builder, images: &Path, module: bool) -> Result<Bui
         return Ok(BuiltPiece { file, needs });
     }
     let _ = fs::remove_file(&list);
+    fs::create_dir_all(images)?;
     let mut archive = Archive::new(BufWriter::new(File::create(&file)?));
     for program in &programs {
         let name = program
