@@ -566,7 +566,6 @@ macro_rules! word_drop {
 }
 
 word_drop!(Pin);
-word_drop!(Primary);
 word_drop!(Secondary);
 word_drop!(ExitControls);
 word_drop!(EntryControls);

@@ -119,7 +119,7 @@ fn cr3_and_cr8_have_a_width() {
     assert_eq!(write_cr3(&old, 1 << 40, &caps()), Err(Invalid));
     assert_eq!(write_cr3(&old, 1 << 63, &caps()), Err(Invalid));
     let mut with_pcids = old;
-    with_pcids.cr4 = with_pcids.cr4 | Cr4::PCIDE;
+    with_pcids.cr4 |= Cr4::PCIDE;
     assert_eq!(
         write_cr3(&with_pcids, 1 << 63 | 0x1003, &caps()),
         Ok(0x1003)
