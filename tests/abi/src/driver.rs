@@ -78,6 +78,16 @@ impl Driver {
         Ok(vcpu)
     }
 
+    /// [`Self::another`] that runs without being told to by the first.
+    pub fn runnable(&self, id: u32) -> SysResult<Vcpu> {
+        let vcpu = self.another(id)?;
+        let running = kvm_mp_state {
+            mp_state: KVM_MP_STATE_RUNNABLE,
+        };
+        vcpu.set(KVM_SET_MP_STATE, &running)?;
+        Ok(vcpu)
+    }
+
     fn prepare(&self, vcpu: &Vcpu) -> SysResult<()> {
         self.machine.long_mode(vcpu, code64!("ud2"))?;
         let m = &self.machine;

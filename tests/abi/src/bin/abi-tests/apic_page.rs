@@ -9,7 +9,7 @@ use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::sys::Mapping;
-use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Exit, Failure, Outcome, Vcpu};
+use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Exit, Outcome, Vcpu};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -77,15 +77,6 @@ fn compare(d: &Driver, when: &str) -> Outcome {
         ensure_eq!(value, saved, "{when}: register {register:#x}");
     }
     Ok(())
-}
-
-fn runnable(d: &Driver, id: u32) -> Result<Vcpu, Failure> {
-    let vcpu = d.another(id)?;
-    let running = kvm_mp_state {
-        mp_state: KVM_MP_STATE_RUNNABLE,
-    };
-    vcpu.set(KVM_SET_MP_STATE, &running)?;
-    Ok(vcpu)
 }
 
 fn every_register() -> Outcome {
@@ -549,7 +540,7 @@ fn not_there_when_moved() -> Outcome {
 /// One vCPU uses the page all the time, and sees its own registers; the other changes its mode.
 fn modes_change_beside_a_running_vcpu() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let (other, third) = (runnable(&d, 1)?, runnable(&d, 2)?);
+    let (other, third) = (d.runnable(1)?, d.runnable(2)?);
     let stop = DATA + 0xff8;
     // Ends early with what it should not have read.
     d.machine.load(

@@ -419,15 +419,21 @@ fn nmi_wakes_hlt() -> Outcome {
     vcpu.run_to_done()
 }
 
-/// An exception that userspace sets is delivered at the next entry.
-fn exception_by_events() -> Outcome {
-    let (machine, vcpu) = long_mode(talker())?;
+/// A #GP with the error code 0x58 that userspace sets.
+fn set_protection_fault(vcpu: &Vcpu) -> Outcome {
     let mut events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
     events.exception.injected = 1;
     events.exception.nr = GP;
     events.exception.has_error_code = 1;
     events.exception.error_code = 0x58;
     vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    Ok(())
+}
+
+/// An exception that userspace sets is delivered at the next entry.
+fn exception_by_events() -> Outcome {
+    let (machine, vcpu) = long_mode(talker())?;
+    set_protection_fault(&vcpu)?;
     let caught = machine.expect_caught(&vcpu, GP)?;
     ensure_eq!((caught.error, caught.rip), (0x58, CODE), "error, RIP");
     vcpu.run_to_done()
@@ -470,12 +476,7 @@ fn refused_entry_keeps_the_event() -> Outcome {
     ensure_eq!((caught.rip, caught.count), (CODE, 1), "RIP, times");
     vcpu.run_to_done()?;
 
-    let mut events: kvm_vcpu_events = vcpu.get(KVM_GET_VCPU_EVENTS)?;
-    events.exception.injected = 1;
-    events.exception.nr = GP;
-    events.exception.has_error_code = 1;
-    events.exception.error_code = 0x58;
-    vcpu.set(KVM_SET_VCPU_EVENTS, &events)?;
+    set_protection_fault(&vcpu)?;
     refused()?;
     let caught = machine.expect_caught(&vcpu, GP)?;
     ensure_eq!((caught.error, caught.count), (0x58, 2), "error, times");

@@ -127,7 +127,7 @@ fn sipi_without_init_is_ignored() -> Outcome {
 /// INIT takes a running vCPU back to where it waits for SIPI.
 fn init_resets() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     d.machine
         .load(0x9000, code16!("mov bx, 0x77", "out 0x10, al"));
     d.machine.load(CODE, code64!("2:", "pause", "jmp 2b"));
@@ -146,19 +146,9 @@ fn init_resets() -> Outcome {
     Ok(())
 }
 
-/// A second vCPU in long mode that does what it is told.
-fn runnable(d: &Driver, id: u32) -> Result<Vcpu, Failure> {
-    let vcpu = d.another(id)?;
-    let running = kvm_mp_state {
-        mp_state: KVM_MP_STATE_RUNNABLE,
-    };
-    vcpu.set(KVM_SET_MP_STATE, &running)?;
-    Ok(vcpu)
-}
-
 fn interrupt_to_another() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     for n in 1..=10 {
         std::thread::scope(|s| {
             let thread = s.spawn(|| halt(&other));
@@ -176,7 +166,7 @@ fn interrupt_to_another() -> Outcome {
 /// The target runs guest code all the time; it must be kicked, not found at its next exit.
 fn interrupt_to_running_vcpu() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     let code = code64!(
         "sti",
         "2:",
@@ -204,7 +194,7 @@ fn interrupt_to_running_vcpu() -> Outcome {
 
 fn broadcast() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let others = [runnable(&d, 1)?, runnable(&d, 2)?, runnable(&d, 3)?];
+    let others = [d.runnable(1)?, d.runnable(2)?, d.runnable(3)?];
     // All but itself.
     d.apic(APIC_ICR, 0xc_0057)?;
     for (n, other) in (1..).zip(&others) {
@@ -234,7 +224,7 @@ fn broadcast() -> Outcome {
 /// Flat logical ids: a bit for each, several in one message.
 fn logical_destination() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let others = [runnable(&d, 1)?, runnable(&d, 2)?];
+    let others = [d.runnable(1)?, d.runnable(2)?];
     d.apic(0xd0, 1 << 24)?;
     ironvm_abi_tests::driver::set_lapic_register(&others[0], 0xd0, 2 << 24)?;
     ironvm_abi_tests::driver::set_lapic_register(&others[1], 0xd0, 4 << 24)?;
@@ -258,7 +248,7 @@ fn logical_destination() -> Outcome {
 
 fn x2apic_to_another() -> Outcome {
     let d = Driver::new(Eoi::X2apic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     let base = LAPIC | 1 << 11 | 1 << 10;
     d.wrmsr(MSR_APIC_BASE, base | 1 << 8)?;
     wrmsr(&other, MSR_APIC_BASE, base)?;
@@ -276,7 +266,7 @@ fn x2apic_to_another() -> Outcome {
 
 fn nmi_to_another() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     d.apic(APIC_ICR2, 1 << 24)?;
     d.apic(APIC_ICR, 0x400)?;
     other.change_regs(|r| r.rip = CODE2 + 0x60)?;
@@ -331,7 +321,7 @@ fn turns_by_spinning() -> Outcome {
 fn ping_pong() -> Outcome {
     const ROUNDS: u64 = 500;
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     // RBX: whom to send to; R12: the own count's address; ECX rounds. Waits, then answers.
     let code = code64!(
         "2:",
@@ -401,7 +391,7 @@ fn count_together(d: &Driver, vcpus: &[Vcpu], at: u64, each: u64) -> Outcome {
 
 fn atomic_counter() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let vcpus = [runnable(&d, 1)?, runnable(&d, 2)?];
+    let vcpus = [d.runnable(1)?, d.runnable(2)?];
     count_together(&d, &vcpus, DATA2, 200_000)
 }
 
@@ -409,7 +399,7 @@ fn atomic_counter() -> Outcome {
 /// the other.
 fn atomic_counter_on_fresh_memory() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let vcpus = [runnable(&d, 1)?, runnable(&d, 2)?, runnable(&d, 3)?];
+    let vcpus = [d.runnable(1)?, d.runnable(2)?, d.runnable(3)?];
     for page in 0..100u64 {
         count_together(&d, &vcpus, 0x20_0000 + page * 4096, 20)?;
     }
@@ -443,9 +433,7 @@ fn vcpus_fault_in_parallel() -> Outcome {
     let memory = ironvm_abi_tests::sys::Mapping::aligned(size as usize, 2 << 20)?;
     memory.advise(0, size as usize, libc::MADV_NOHUGEPAGE)?;
     d.machine.vm.map(1, 0, at, &memory)?;
-    let vcpus: Vec<Vcpu> = (1..5)
-        .map(|id| runnable(&d, id))
-        .collect::<Result<_, _>>()?;
+    let vcpus: Vec<Vcpu> = (1..5).map(|id| d.runnable(id)).collect::<Result<_, _>>()?;
     let code = code64!(
         "2:",
         "mov [rsi], rbx",
@@ -474,9 +462,7 @@ fn vcpus_fault_in_parallel() -> Outcome {
 
 fn sixteen_vcpus() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let vcpus: Vec<Vcpu> = (1..17)
-        .map(|id| runnable(&d, id))
-        .collect::<Result<_, _>>()?;
+    let vcpus: Vec<Vcpu> = (1..17).map(|id| d.runnable(id)).collect::<Result<_, _>>()?;
     for vcpu in &vcpus {
         let id = lapic_register(vcpu, APIC_ID)? >> 24;
         ensure_eq!(id, vcpu.id, "APIC id");
@@ -488,7 +474,7 @@ fn sixteen_vcpus() -> Outcome {
 /// other must never see the old page after its answer.
 fn shootdown_by_ipi() -> Outcome {
     let d = Driver::new(Eoi::Xapic)?;
-    let other = runnable(&d, 1)?;
+    let other = d.runnable(1)?;
     let m = &d.machine;
     let window = DATA2;
     let entry = Paging::Long.entry_address(window);

@@ -44,23 +44,34 @@ fn message_arrives() -> Outcome {
     Ok(())
 }
 
+/// The message of the level-triggered interrupt of [`level_driver`].
+const LEVEL: u32 = 0x65 | 1 << 15;
+
+/// A route of a pin of the I/O APIC names a level-triggered vector.
+fn level_driver() -> Result<Driver, Failure> {
+    let d = driver(Eoi::None)?;
+    set_routing(&d.machine.vm, &[route_to_msi(5, msi_address(0), LEVEL)])?;
+    Ok(d)
+}
+
+/// The interrupt has come for the `n`th time, and the guest's next instruction completes it.
+fn interrupt_then_eoi(d: &Driver, n: u64) -> Outcome {
+    d.machine.vm.signal_msi(msi_address(0), LEVEL)?;
+    d.breathe()?;
+    ensure_eq!(d.count(0x65), n, "interrupts");
+    d.vcpu.change_regs(|r| {
+        (r.rip, r.rax) = (CODE2, 0);
+        r.rsi = LAPIC + u64::from(APIC_EOI);
+    })?;
+    Ok(())
+}
+
 /// A level-triggered vector that a route of one of the IOAPIC's pins names: its EOI is told to
 /// userspace, which has the IOAPIC.
 fn eoi_of_level_exits() -> Outcome {
-    let d = driver(Eoi::None)?;
-    let level = 1 << 15;
-    set_routing(
-        &d.machine.vm,
-        &[route_to_msi(5, msi_address(0), 0x65 | level)],
-    )?;
+    let d = level_driver()?;
     for n in 1..=3 {
-        d.machine.vm.signal_msi(msi_address(0), 0x65 | level)?;
-        d.breathe()?;
-        ensure_eq!(d.count(0x65), n, "interrupts");
-        d.vcpu.change_regs(|r| {
-            (r.rip, r.rax) = (CODE2, 0);
-            r.rsi = LAPIC + u64::from(APIC_EOI);
-        })?;
+        interrupt_then_eoi(&d, n)?;
         ensure_eq!(d.vcpu.run_on()?, Exit::IoapicEoi(0x65), "exit at EOI");
         d.vcpu.run_to_done()?;
     }
@@ -70,21 +81,10 @@ fn eoi_of_level_exits() -> Outcome {
 /// The exit for the end of an interrupt and the one for the step of the instruction that ends it
 /// are both made, whichever comes first.
 fn eoi_of_level_under_single_step() -> Outcome {
-    let d = driver(Eoi::None)?;
-    let level = 1 << 15;
-    set_routing(
-        &d.machine.vm,
-        &[route_to_msi(5, msi_address(0), 0x65 | level)],
-    )?;
+    let d = level_driver()?;
     let step = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
     for n in 1..=3 {
-        d.machine.vm.signal_msi(msi_address(0), 0x65 | level)?;
-        d.breathe()?;
-        ensure_eq!(d.count(0x65), n, "interrupts");
-        d.vcpu.change_regs(|r| {
-            (r.rip, r.rax) = (CODE2, 0);
-            r.rsi = LAPIC + u64::from(APIC_EOI);
-        })?;
+        interrupt_then_eoi(&d, n)?;
         let debug = |control| kvm_guest_debug {
             control,
             ..Default::default()
