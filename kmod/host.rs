@@ -8,6 +8,7 @@ mod bindings;
 
 pub mod cpu;
 pub mod debug_registers;
+pub mod errno;
 pub mod eventfd;
 pub mod file;
 pub mod fpu;

@@ -2,6 +2,8 @@
 
 //! `/dev/kvm` itself.
 
+mod model;
+
 use super::capability;
 use super::ioctl_table;
 use crate::host::file::DeviceFile;
@@ -9,7 +11,6 @@ use crate::host::file::PreparedFd;
 use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::uapi;
-use crate::vm::model;
 use crate::vm::msr;
 use crate::vm::run_page;
 use crate::vm::Vm;
@@ -29,9 +30,9 @@ impl<V: Vendor> DeviceFile for SystemFile<V> {
             KVM_GET_VCPU_MMAP_SIZE => raw |arg| no_argument(arg, (run_page::PAGES * PAGE_SIZE) as isize);
             KVM_GET_SUPPORTED_CPUID => raw model::get_supported_cpuid;
             KVM_GET_EMULATED_CPUID => raw model::get_emulated_cpuid;
-            KVM_GET_MSR_INDEX_LIST => raw msr::get_msr_index_list;
-            KVM_GET_MSR_FEATURE_INDEX_LIST => raw msr::get_msr_feature_index_list;
-            KVM_GET_MSRS => raw msr::get_feature_msrs;
+            KVM_GET_MSR_INDEX_LIST => raw model::get_msr_index_list;
+            KVM_GET_MSR_FEATURE_INDEX_LIST => raw model::get_msr_feature_index_list;
+            KVM_GET_MSRS => raw model::get_feature_msrs;
             KVM_X86_GET_MCE_CAP_SUPPORTED => output || Ok(msr::MCE_CAPABILITIES);
             _ => EINVAL
         }

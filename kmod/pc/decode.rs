@@ -17,6 +17,7 @@
 use super::regs::{CpuMode, Reg, SegReg};
 
 mod cache;
+mod cursor;
 mod parse;
 mod plain;
 mod prefix;

@@ -49,6 +49,7 @@ pub mod access;
 mod apic_page;
 mod dirty;
 pub mod fault;
+mod log;
 mod notify;
 mod slots;
 

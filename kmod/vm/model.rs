@@ -4,12 +4,11 @@
 
 use super::vcpu::Vcpu;
 use crate::host::cpu;
+use crate::host::errno;
 use crate::host::fpu;
 use crate::host::global::Global;
-use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::pc::control;
-use crate::pc::cpuid::supported;
 use crate::pc::cpuid::supported::Restrictions;
 use crate::pc::cpuid::Answer;
 use crate::pc::cpuid::CpuidTable;
@@ -18,13 +17,11 @@ use crate::pc::cpuid::Feature;
 use crate::pc::cpuid::FeatureSet;
 use crate::pc::cpuid::GuestCaps;
 use crate::pc::cpuid::Platform;
-use crate::pc::cpuid::MAX_ENTRIES;
 use crate::pc::lapic;
 use crate::pc::msr::lists;
 use crate::pc::msr::MsrFile;
 use crate::pc::regs::Cr4;
 use crate::uapi;
-use crate::uapi::kvm_cpuid2;
 use crate::uapi::kvm_cpuid_entry2;
 use kernel::prelude::*;
 
@@ -121,8 +118,7 @@ impl Model {
     ///
     /// As KVM_SET_CPUID2: `E2BIG`, `EINVAL`.
     pub fn set_cpuid(&mut self, entries: KVVec<kvm_cpuid_entry2>, has_run: bool) -> Result {
-        let mut table =
-            CpuidTable::new(entries).map_err(|errno| Error::from_errno(errno.wrapping_neg()))?;
+        let mut table = CpuidTable::new(entries).map_err(errno::error)?;
         if has_run {
             if let Some(dynamic) = self.table.dynamic() {
                 table.set_dynamic(dynamic, &self.platform.xsave);
@@ -219,47 +215,4 @@ impl<V: Vendor> Vcpu<V> {
         self.mirror_state_in_cpuid();
         Some(())
     }
-}
-
-/// Writes the entries that `fill` gives to a list of userspace, which says how
-/// many it has room for.
-///
-/// # Errors
-///
-/// `E2BIG` when that are too few, `EFAULT`, `ENOMEM`.
-fn write_entries(
-    list: UserPtr,
-    fill: impl FnOnce(&mut [kvm_cpuid_entry2]) -> Result<usize, i32>,
-) -> Result<isize> {
-    let header: kvm_cpuid2 = list.read()?;
-    let room = (header.nent as usize).min(MAX_ENTRIES);
-    let mut entries = KVVec::with_capacity(room, GFP_KERNEL)?;
-    entries.resize(room, kvm_cpuid_entry2::default(), GFP_KERNEL)?;
-    let filled = fill(&mut entries).map_err(|errno| Error::from_errno(errno.wrapping_neg()))?;
-    entries.truncate(filled);
-    list.offset(size_of::<kvm_cpuid2>())?
-        .write_slice(&entries)?;
-    list.write(&(filled as u32))?;
-    Ok(0)
-}
-
-/// KVM_GET_SUPPORTED_CPUID.
-///
-/// # Errors
-///
-/// `E2BIG` for too little room, `EFAULT`, `ENOMEM`.
-pub fn get_supported_cpuid(list: UserPtr) -> Result<isize> {
-    let platform = platform()?;
-    write_entries(list, |entries| {
-        supported::supported(&host_cpuid, platform, entries)
-    })
-}
-
-/// KVM_GET_EMULATED_CPUID.
-///
-/// # Errors
-///
-/// As [`get_supported_cpuid`].
-pub fn get_emulated_cpuid(list: UserPtr) -> Result<isize> {
-    write_entries(list, |entries| supported::emulated(false, entries))
 }

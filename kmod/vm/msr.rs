@@ -13,11 +13,9 @@ use super::timer::VcpuTimer;
 use super::vcpu::Vcpu;
 use super::vcpu::VcpuShared;
 use super::Vm;
-use crate::api::list;
 use crate::host::cpu;
 use crate::host::log::info_ratelimited;
 use crate::host::params;
-use crate::host::user::UserPtr;
 use crate::hw::Vendor;
 use crate::pc::control::Controls;
 use crate::pc::lapic;
@@ -27,7 +25,6 @@ use crate::pc::lapic::Lapic;
 use crate::pc::msr::filter::Direction;
 use crate::pc::msr::index;
 use crate::pc::msr::index::TSC_AUX;
-use crate::pc::msr::lists;
 use crate::pc::msr::mce;
 use crate::pc::msr::Effect;
 use crate::pc::msr::Hardware;
@@ -40,58 +37,11 @@ use crate::pc::regs::Exception;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Vector;
 use crate::uapi;
-use crate::uapi::kvm_msr_list;
 use crate::uapi::kvm_x86_mce;
-use core::mem::size_of;
 use kernel::prelude::*;
 
 /// What KVM_X86_GET_MCE_CAP_SUPPORTED says.
 pub const MCE_CAPABILITIES: u64 = mce::SUPPORTED_CAP | model::MCE_BANKS as u64;
-
-/// KVM_GET_MSR_INDEX_LIST.
-///
-/// # Errors
-///
-/// `E2BIG` for too little room; the number needed is told. `EFAULT`, `ENOMEM`.
-pub fn get_msr_index_list(list: UserPtr) -> Result<isize> {
-    write_list(list, lists::state(model::platform()?))
-}
-
-/// KVM_GET_MSR_FEATURE_INDEX_LIST.
-///
-/// # Errors
-///
-/// As [`get_msr_index_list`].
-pub fn get_msr_feature_index_list(list: UserPtr) -> Result<isize> {
-    write_list(list, lists::features(model::platform()?))
-}
-
-fn write_list(list: UserPtr, indices: impl Iterator<Item = u32>) -> Result<isize> {
-    let mut values = KVVec::new();
-    for index in indices {
-        values.push(index, GFP_KERNEL)?;
-    }
-    let written = list::write_counted(list, size_of::<kvm_msr_list>(), &values);
-    if written == Err(E2BIG) {
-        // How many there are is told.
-        list.write(&(values.len() as u32))?;
-    }
-    written
-}
-
-/// KVM_GET_MSRS of `/dev/kvm`: feature MSRs of the host.
-///
-/// # Errors
-///
-/// `E2BIG`, `EFAULT`.
-pub fn get_feature_msrs(list: UserPtr) -> Result<isize> {
-    let platform = model::platform()?;
-    let host = |index| cpu::rdmsr_safe(index).ok();
-    list::each_msr(list, true, |entry| {
-        entry.data = lists::feature(entry.index, platform, &host)?;
-        Some(())
-    })
-}
 
 /// The vCPU as MSRs reach it.
 struct Machine<'a, V: Vendor> {

@@ -21,7 +21,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::bzimage::BzImage;
 use self::pvh::PvhElf;
-use crate::config::Initrd;
 use crate::memory;
 use crate::size::ByteSize;
 
@@ -54,6 +53,12 @@ enum Format {
 pub struct Kernel {
     file: File,
     format: Format,
+}
+
+/// An initial RAM disk, open for reading.
+pub struct Initrd {
+    pub file: File,
+    pub size: u64,
 }
 
 /// An initrd's place in guest memory.

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{bail, Context, Result};
 
 use crate::boot::layout::{port, PAGE_SIZE};
-use crate::boot::Kernel;
+use crate::boot::{Initrd, Kernel};
 use crate::cli::{ConsoleArg, DiskArg, RunArgs};
 use crate::devices::virtio::blk::SECTOR_SIZE;
 use crate::kvm::MODEL_MAX_VCPUS;
@@ -39,12 +39,6 @@ pub struct Config {
     pub consoles: [ConsoleArg; SERIAL_PORTS],
     pub no_reboot: bool,
     pub exit_port: Option<u16>,
-}
-
-/// An initial RAM disk, open for reading.
-pub struct Initrd {
-    pub file: File,
-    pub size: u64,
 }
 
 /// A disk image, open and locked.

@@ -3,7 +3,7 @@
 //! Instructions decoded lately. A guest's driver touches its device through few
 //! instructions, and comparing sixteen bytes is much less than decoding them.
 
-use super::{decode, parse, DecodeError, Insn, PlainMove};
+use super::{cursor, decode, parse, DecodeError, Insn, PlainMove};
 use crate::pc::regs::CpuMode;
 
 /// A power of two.
@@ -53,7 +53,7 @@ impl DecodeCache {
     pub fn decode(&mut self, rip: u64, bytes: &[u8], mode: CpuMode) -> Result<Insn, DecodeError> {
         let len = bytes.len().min(super::MAX_LENGTH);
         let bytes = bytes.get(..len).unwrap_or(bytes);
-        let place = self.find(rip, parse::load(bytes), len as u8, mode)?;
+        let place = self.find(rip, cursor::load(bytes), len as u8, mode)?;
         Ok(*self.get(place))
     }
 

@@ -3,7 +3,7 @@
 //! VEX, EVEX and XOP: their prefixes, and which opcodes their maps define
 //! (APM volume 3, sections 1.9 and 1.10; SDM volume 2A, sections 2.3 and 2.7).
 
-use super::parse::Cursor;
+use super::cursor::Cursor;
 use super::prefix::{Mandatory, Rex};
 use super::tables::Entry;
 use super::{DecodeError, Encoding, Map, VectorFields};

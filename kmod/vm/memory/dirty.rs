@@ -22,6 +22,7 @@ use super::slots::MemorySlot;
 use super::FlushRemote;
 use super::Memory;
 use super::View;
+use crate::host::errno;
 use crate::host::mm::cond_resched;
 use crate::host::user::UserPtr;
 use crate::hw::nested::Format;
@@ -34,51 +35,12 @@ use crate::uapi::kvm_clear_dirty_log;
 use crate::uapi::kvm_dirty_log;
 use crate::uapi::KVM_DIRTY_LOG_INITIALLY_SET;
 use crate::uapi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
-use core::sync::atomic::fence;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
-/// One bit per frame of a slot.
-pub(super) struct DirtyLog {
-    words: KVVec<AtomicU64>,
-}
-
 /// Words handled at a time: on the stack, and between two offers to yield.
 const CHUNK: usize = 32;
-
-impl DirtyLog {
-    /// A log for so many frames, with no bit set or with all. May sleep.
-    pub(super) fn new(pages: u64, set: bool) -> Result<Self> {
-        let count = dirty::words(pages);
-        let len = usize::try_from(count).map_err(|_| ENOMEM)?;
-        let mut words = KVVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
-        for word in 0..count {
-            let bits = if set { dirty::mask(word, 0, pages) } else { 0 };
-            words.push_within_capacity(AtomicU64::new(bits))?;
-            if word % 65536 == 65535 {
-                cond_resched();
-            }
-        }
-        Ok(Self { words })
-    }
-
-    /// Sets the bit of frame `index`.
-    #[inline]
-    pub(super) fn mark(&self, index: u64) {
-        let (word, bit) = dirty::position(index);
-        let Some(word) = usize::try_from(word).ok().and_then(|at| self.words.get(at)) else {
-            return;
-        };
-        // The write comes before the look at the bit; whoever clears the bit
-        // lets userspace read after that.
-        fence(Ordering::SeqCst);
-        // A page is written many times for each time it is collected.
-        if word.load(Ordering::SeqCst) & bit == 0 {
-            word.fetch_or(bit, Ordering::SeqCst);
-        }
-    }
-}
 
 /// Space and number of a slot in an ioctl's argument.
 ///
@@ -183,7 +145,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         let _changes = self.changes.lock();
         let entry = self.find_id(id);
         let slot = entry.as_ref().map(|entry| &entry.slot);
-        let clear = dirty::clear(slot, request).map_err(positive)?;
+        let clear = dirty::clear(slot, request).map_err(errno::error)?;
         let entry = entry.ok_or(ENOENT)?;
         let log = entry.log.as_ref().ok_or(ENOENT)?;
         let from = UserPtr::new(request.dirty_bitmap);
@@ -278,9 +240,4 @@ fn copy_out(bitmap: UserPtr, first: usize, bits: &[u64]) -> Result {
 
 fn copy_in(bitmap: UserPtr, first: u64, bits: &mut [u64]) -> Result {
     word_at(bitmap, first)?.read_slice(bits)
-}
-
-/// The error of a positive number.
-pub(super) fn positive(errno: i32) -> Error {
-    Error::from_errno(errno.wrapping_neg())
 }

@@ -5,10 +5,10 @@
 //! A table is immutable once published; a change makes a new one. `pc::slots`
 //! decides what a request does, this makes it so while vCPUs run.
 
-use super::dirty::positive;
-use super::dirty::DirtyLog;
+use super::log::DirtyLog;
 use super::FlushRemote;
 use super::Memory;
+use crate::host::errno;
 use crate::host::mm::published::Prepared;
 use crate::host::mm::table::TableList;
 use crate::hw::nested::Context;
@@ -230,7 +230,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         let reading = self.slots.read();
         let now = reading.get();
         let index = now.index_of_id(request.id);
-        let change = plan(now.all(), index, request, &self.limits).map_err(positive)?;
+        let change = plan(now.all(), index, request, &self.limits).map_err(errno::error)?;
         match change {
             Change::Nothing => Ok(()),
             Change::Create { place, slot } => {
