@@ -76,6 +76,10 @@ pub trait FlushRemote: Send + Sync + 'static {
     /// Called with preemption and interrupts on, and without a lock of memory's
     /// but that for changes.
     fn collect_written(&self);
+
+    /// Has every vCPU look before its next entry whether the page that stands for
+    /// the registers of local APICs is to be mapped. Any context.
+    fn settle_apic_page(&self);
 }
 
 /// Guest memory, and its registration with the address space of the process

@@ -142,4 +142,8 @@ impl FlushRemote for Flusher {
     fn collect_written(&self) {
         self.0.get_out_with(Request::WRITTEN);
     }
+
+    fn settle_apic_page(&self) {
+        self.0.request_all(Request::APIC_PAGE);
+    }
 }

@@ -313,3 +313,11 @@ impl<V: Vendor> Vcpu<V> {
             .set(Reg::Rdx, u64::from(self.model.signature()));
     }
 }
+
+impl<V: Vendor> Drop for Vcpu<V> {
+    fn drop(&mut self) {
+        if self.bare_apic {
+            self.vm.memory.bare_vcpu_gone();
+        }
+    }
+}

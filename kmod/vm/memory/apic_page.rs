@@ -89,11 +89,17 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         }
     }
 
-    /// There is one less of them.
+    /// There is one less of them. Who wants the page maps it.
     pub fn with_apic_page(&self) {
         if let Some(apic) = &self.apic_page {
             apic.bare.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+
+    /// One of them is gone: the others may have the page again.
+    pub fn bare_vcpu_gone(&self) {
+        self.with_apic_page();
+        self.vcpus.settle_apic_page();
     }
 
     /// Maps the page, if nothing stands against it. May sleep.
@@ -123,6 +129,14 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
             // From here on nobody maps the page.
             self.slots.wait();
             self.zap(FRAMES, Context::MaySleep);
+        }
+    }
+
+    /// A slot is where it was no more, and a table without it is published: if
+    /// that was the page's place, it may come back.
+    pub(super) fn way_is_free(&self, slot: &Slot) {
+        if self.apic_page.is_some() && slot.index_of(PLACE).is_some() {
+            self.vcpus.settle_apic_page();
         }
     }
 }

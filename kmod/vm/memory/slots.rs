@@ -309,6 +309,7 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
         self.zap(slot.frames(), Context::MaySleep);
         self.slots.publish(next);
         // Whoever sees the table between takes the slot for deleted: no wait.
+        self.way_is_free(slot);
     }
 
     /// What is mapped in a slot whose logging has been switched follows suit.

@@ -9,7 +9,7 @@ use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
 use ironvm_abi_tests::sys::Mapping;
-use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Exit, Outcome, Vcpu};
+use ironvm_abi_tests::{code64, ensure, ensure_eq, skip, test, Exit, Failure, Outcome, Vcpu};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -33,6 +33,8 @@ pub const TESTS: &[Test] = &[
     test!("apic-page", modes_change_beside_a_running_vcpu, 60),
     test!("apic-page", memory_over_it),
     test!("apic-page", memory_under_a_running_vcpu),
+    test!("apic-page", reads_are_as_fast_after_memory),
+    test!("apic-page", reads_are_as_fast_without_the_other_vcpu),
 ];
 
 const LDR: u32 = 0xd0;
@@ -659,4 +661,78 @@ fn memory_under_a_running_vcpu() -> Outcome {
         ensure_eq!(d.read_apic(LDR)?, 0x0300_0000, "without the memory");
     }
     Ok(())
+}
+
+/// Ticks of the TSC that 32 reads of a register take: the least of some tries, so that nothing of
+/// the host's is in it.
+fn time_of_reads(d: &Driver) -> Result<u64, Failure> {
+    d.machine.load(
+        CODE,
+        code64!(
+            "mov r9, -1",
+            "mov r8d, 16",
+            "2:",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "mov rbx, rax",
+            "mov ecx, 32",
+            "3:",
+            "mov eax, [rsi]",
+            "loop 3b",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rax, rdx",
+            "sub rax, rbx",
+            "cmp rax, r9",
+            "cmovb r9, rax",
+            "dec r8d",
+            "jnz 2b",
+            "out 0x10, al"
+        ),
+    );
+    d.vcpu
+        .change_regs(|r| (r.rip, r.rsi) = (CODE, LAPIC + u64::from(APIC_ID)))?;
+    d.vcpu.run_to_done()?;
+    Ok(d.vcpu.regs()?.r9)
+}
+
+/// Whoever answers the reads, the processor or the module, does so again.
+fn ensure_as_fast(d: &Driver, before: u64, when: &str) -> Outcome {
+    let after = time_of_reads(d)?;
+    ensure!(
+        after < before.saturating_mul(8),
+        "32 reads took {before} ticks, and {after} {when}"
+    );
+    Ok(())
+}
+
+fn reads_are_as_fast_after_memory() -> Outcome {
+    let d = Driver::new(Eoi::Xapic)?;
+    let memory = Mapping::anonymous(0x1000)?;
+    let before = time_of_reads(&d)?;
+    for at in [LAPIC, LAPIC + 0x10_0000] {
+        if d.machine.vm.map(SLOT, 0, LAPIC, &memory).is_err() {
+            skip!("the module has memory of its own there");
+        }
+        d.read_apic(APIC_ID)?;
+        // Moved away, or deleted.
+        if at != LAPIC {
+            d.machine.vm.map(SLOT, 0, at, &memory)?;
+            ensure_as_fast(&d, before, "after the memory was moved")?;
+        }
+        d.machine.vm.set_memory(SLOT, 0, at, 0, memory.hva())?;
+        ensure_as_fast(&d, before, "after the memory was gone")?;
+    }
+    Ok(())
+}
+
+fn reads_are_as_fast_without_the_other_vcpu() -> Outcome {
+    let d = Driver::new(Eoi::Xapic)?;
+    let other = d.runnable(1)?;
+    let before = time_of_reads(&d)?;
+    // It runs, and is never in xAPIC mode again.
+    wrmsr(&other, MSR_APIC_BASE, DISABLED & !(1 << 8))?;
+    drop(other);
+    ensure_as_fast(&d, before, "after a vCPU without local APIC was gone")
 }
