@@ -160,16 +160,6 @@ pub trait Vendor: CpuHooks + Sized + Send {
         false
     }
 
-    /// Tries on this CPU what is not to be taken on trust, before the first
-    /// guest runs; the extension is on. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// The module does not load.
-    fn try_out() -> Result {
-        Ok(())
-    }
-
     /// The state of a processor after RESET.
     fn new(setup: &VmSetup) -> Result<Self>;
 

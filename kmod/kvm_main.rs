@@ -80,7 +80,6 @@ impl<V: Vendor> Running<V> {
         V::probe()?;
         let globals = Globals::new()?;
         let virtualization = Virtualization::enable()?;
-        V::try_out()?;
         host::params::settle(&V::settled());
         let device = host::file::register_device::<api::SystemFile<V>>()?;
         pr_info!("{} virtual machines are ready to run\n", V::NAME);

@@ -23,7 +23,6 @@ pub use handover::take_interrupt;
 pub use handover::take_nmi;
 pub use ipi::notification_vector;
 pub use ipi::notify;
-pub use ipi::notify_self;
 pub use ipi::send_reschedule;
 #[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub use ipi::{kick_many, run_on, CpuMask};

@@ -32,7 +32,8 @@ pub fn pml() -> bool {
     unsafe { bindings::iv_param_pml() }
 }
 
-/// Processors keep local APICs of guests (`enable_apicv`, on).
+/// Processors keep local APICs of guests and deliver their interrupts
+/// (`enable_apicv`, on).
 pub fn apicv() -> bool {
     // SAFETY: Reads a variable.
     unsafe { bindings::iv_param_apicv() }
@@ -70,28 +71,6 @@ pub fn pause_filter() -> PauseFilter {
     }
 }
 
-/// Processors deliver interrupts of guests (`virtual_interrupts`). [`Asked::Yes`]
-/// is for a processor that is found to do it right.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asked {
-    /// No.
-    No,
-    /// If it can be relied on.
-    Yes,
-    /// In any case, for those who look into the processor's fault.
-    Force,
-}
-
-/// What was asked for by `virtual_interrupts`.
-pub fn virtual_interrupts() -> Asked {
-    // SAFETY: Reads a variable.
-    match unsafe { bindings::iv_param_virtual_interrupts() } {
-        0 => Asked::No,
-        2 => Asked::Force,
-        _ => Asked::Yes,
-    }
-}
-
 /// What came of the parameters that ask something of the processor.
 #[derive(Default)]
 pub struct Settled {
@@ -103,20 +82,13 @@ pub struct Settled {
     pub preemption_timer: bool,
     /// Both 0 where the processor does not count PAUSEs.
     pub pause_filter: PauseFilter,
-    /// [`virtual_interrupts`], and the processor does it right.
-    pub virtual_interrupts: bool,
 }
 
 /// Has these parameters read as what came of them.
 pub fn settle(settled: &Settled) {
     // SAFETY: Writes variables.
     unsafe {
-        bindings::iv_param_settle(
-            settled.pml,
-            settled.apicv,
-            settled.virtual_interrupts,
-            settled.preemption_timer,
-        );
+        bindings::iv_param_settle(settled.pml, settled.apicv, settled.preemption_timer);
         let PauseFilter { count, threshold } = settled.pause_filter;
         bindings::iv_param_settle_pause_filter(count.into(), threshold.into());
     }

@@ -32,7 +32,6 @@ mod msrs;
 pub mod run_timer;
 mod setup;
 mod state;
-mod trial;
 mod virtual_apic;
 mod vmcs;
 mod vpid;
@@ -213,9 +212,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn settled() -> Settled {
         Settled {
             pml: Self::nested_config().logs_writes,
-            apicv: cpu::shared().is_some_and(|shared| shared.apicv_bitmap.is_some()),
+            apicv: cpu::shared().is_some_and(Shared::keeps_apics),
             preemption_timer: cpu::shared().is_some_and(|shared| shared.ends_runs_in_time),
-            virtual_interrupts: cpu::shared().is_some_and(Shared::delivers),
             ..Settled::default()
         }
     }
@@ -229,10 +227,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         let vector = host_cpu::notification_vector();
         self.write(control::POSTED_NOTIFICATION_VECTOR, vector.into());
         self.apicv.posted = true;
-    }
-
-    fn try_out() -> Result {
-        trial::try_out::<ACCESSED_DIRTY>()
     }
 
     fn new(setup: &VmSetup) -> Result<Self> {
@@ -493,7 +487,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn delivers(&self, lapic: &Lapic) -> bool {
-        self.shared.delivers() && (lapic.may_be_delivered() || lapic.page_may_be_delivered())
+        self.shared.keeps_apics() && lapic.may_be_kept()
     }
 
     fn virtualize_apic_page(&mut self, on: bool) {

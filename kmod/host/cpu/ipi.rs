@@ -7,7 +7,6 @@
 
 use super::bindings;
 use super::MAX_CPUS;
-use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
 use kernel::error::to_result;
 use kernel::ffi::c_void;
@@ -91,13 +90,6 @@ pub fn send_reschedule(cpu: u32) {
 pub fn notify(cpu: u32) {
     // SAFETY: As for `send_reschedule`.
     unsafe { bindings::iv_notify_cpu(cpu as i32) };
-}
-
-/// [`notify`] for this CPU, which has interrupts off: one is pending afterwards,
-/// or will be in a moment.
-pub fn notify_self(_off: &IrqOff) {
-    // SAFETY: The kernel handles the vector.
-    unsafe { bindings::iv_notify_this_cpu() };
 }
 
 /// The vector of [`notify`].

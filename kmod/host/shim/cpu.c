@@ -47,11 +47,6 @@ void iv_notify_cpu(int cpu)
 	__apic_send_IPI_mask(cpumask_of(cpu), POSTED_INTR_VECTOR);
 }
 
-void iv_notify_this_cpu(void)
-{
-	__apic_send_IPI_self(POSTED_INTR_VECTOR);
-}
-
 unsigned int iv_notification_vector(void)
 {
 	return POSTED_INTR_VECTOR;

@@ -24,41 +24,6 @@ module_param(enable_apicv, bool, 0444);
 static bool preemption_timer = true;
 module_param(preemption_timer, bool, 0444);
 
-/* Y: where the processor is found to do it right. force: in any case. */
-static int virtual_interrupts = 1;
-
-static int iv_set_virtual_interrupts(const char *value,
-				     const struct kernel_param *kp)
-{
-	bool on;
-	int error;
-
-	if (value && sysfs_streq(value, "force")) {
-		virtual_interrupts = 2;
-		return 0;
-	}
-	if (!value)
-		value = "1";
-	error = kstrtobool(value, &on);
-	if (!error)
-		virtual_interrupts = on;
-	return error;
-}
-
-static int iv_get_virtual_interrupts(char *buffer,
-				     const struct kernel_param *kp)
-{
-	return sprintf(buffer, "%c\n", virtual_interrupts ? 'Y' : 'N');
-}
-
-static const struct kernel_param_ops iv_virtual_interrupts_ops = {
-	.flags = KERNEL_PARAM_OPS_FL_NOARG,
-	.set = iv_set_virtual_interrupts,
-	.get = iv_get_virtual_interrupts,
-};
-
-module_param_cb(virtual_interrupts, &iv_virtual_interrupts_ops, NULL, 0444);
-
 /*
  * PAUSEs no more than ple_gap TSC ticks apart are one loop, and one that has
  * gone on for ple_window ticks ends the guest's run. No gap, no such exits.
@@ -133,15 +98,8 @@ bool iv_param_preemption_timer(void)
 	return READ_ONCE(preemption_timer);
 }
 
-int iv_param_virtual_interrupts(void)
+void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer)
 {
-	return virtual_interrupts;
-}
-
-void iv_param_settle(bool has_pml, bool has_apicv, bool has_virtual_interrupts,
-		     bool has_preemption_timer)
-{
-	virtual_interrupts = has_virtual_interrupts;
 	WRITE_ONCE(pml, has_pml);
 	WRITE_ONCE(enable_apicv, has_apicv);
 	WRITE_ONCE(preemption_timer, has_preemption_timer);

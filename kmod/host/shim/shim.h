@@ -27,7 +27,6 @@ int iv_rdmsr_safe(u32 msr, u64 *value);
 int iv_wrmsr_safe(u32 msr, u64 value);
 void iv_send_reschedule(int cpu);
 void iv_notify_cpu(int cpu);
-void iv_notify_this_cpu(void);
 unsigned int iv_notification_vector(void);
 int iv_virt_get_ref(int feature);
 void iv_virt_put_ref(int feature);
@@ -66,9 +65,7 @@ unsigned int iv_param_ple_window(void);
 bool iv_param_report_ignored_msrs(void);
 bool iv_param_preemption_timer(void);
 void iv_param_settle_pause_filter(unsigned int count, unsigned int thresh);
-int iv_param_virtual_interrupts(void);
-void iv_param_settle(bool has_pml, bool has_apicv, bool has_virtual_interrupts,
-		     bool has_preemption_timer);
+void iv_param_settle(bool has_pml, bool has_apicv, bool has_preemption_timer);
 
 /* segments.c */
 void iv_host_tables(u64 *idt, u64 *tss);

@@ -9,10 +9,7 @@
 //! registers exit in x2APIC mode. In xAPIC mode all are read in the page, but for
 //! those that change by themselves, and exits for a write come after it.
 //!
-//! It can deliver what is requested there as well, whenever the guest lets it.
-//! Where that is not used, nothing is requested while it keeps the APIC: a
-//! request comes with an exit, and then the entry delivers it; while one waits,
-//! all accesses exit.
+//! It delivers what is requested there as well, whenever the guest lets it.
 
 use super::controls::Secondary;
 use crate::pc::lapic::regs;
@@ -32,10 +29,7 @@ pub const READ: [RangeInclusive<u32>; 3] = [
 ];
 
 /// MSRs whose writes the processor does, reserved bits included (30.5).
-pub const WRITTEN: [u32; 2] = [msr(regs::TPR), msr(regs::EOI)];
-
-/// One more if it delivers interrupts, for it makes a request.
-pub const SELF_IPI: u32 = msr(regs::SELF_IPI);
+pub const WRITTEN: [u32; 3] = [msr(regs::TPR), msr(regs::EOI), msr(regs::SELF_IPI)];
 
 /// The secondary controls for local APICs.
 pub const CONTROLS: Secondary = Secondary(
@@ -54,19 +48,14 @@ pub enum Kept {
     /// Nothing, and it has accesses to the register page exit (30.4): also that
     /// to the task priority.
     Closed,
-    /// All that it can keep in x2APIC mode. Interrupts whose end must be heard of
-    /// are not among what it keeps, unless it delivers.
+    /// All that it can keep in x2APIC mode.
     X2Apic,
-    /// The register page, without delivering interrupts: an end of interrupt
-    /// exits as other writes do.
+    /// The register page.
     Page,
-    /// The register page, and it delivers interrupts.
-    Delivering,
 }
 
 impl Kept {
-    /// Of [`CONTROLS`] those for that (25.6.2, 27.2.1.1). Virtual-interrupt delivery
-    /// is what an end of interrupt without an exit takes.
+    /// Of [`CONTROLS`] those for that (25.6.2, 27.2.1.1).
     pub const fn controls(self) -> Secondary {
         const REGISTERS: Secondary = Secondary::APIC_REGISTERS;
         const ACCESSES: Secondary = Secondary::APIC_ACCESSES;
@@ -75,8 +64,7 @@ impl Kept {
             Self::Nothing => Secondary::NONE,
             Self::X2Apic => Secondary(Secondary::X2APIC.0 | REGISTERS.0 | INTERRUPTS.0),
             Self::Closed => ACCESSES,
-            Self::Page => Secondary(ACCESSES.0 | REGISTERS.0),
-            Self::Delivering => Secondary(ACCESSES.0 | REGISTERS.0 | INTERRUPTS.0),
+            Self::Page => Secondary(ACCESSES.0 | REGISTERS.0 | INTERRUPTS.0),
         }
     }
 
@@ -84,18 +72,6 @@ impl Kept {
     #[inline]
     pub const fn is_shown(self) -> bool {
         !matches!(self, Self::Nothing | Self::Closed)
-    }
-}
-
-/// What to leave of `lapic` to a processor that virtualizes accesses to the
-/// register page. `delivers`: it can be relied on for that.
-pub fn keep_page(lapic: &Lapic, delivers: bool) -> Kept {
-    if delivers && lapic.page_may_be_delivered() {
-        Kept::Delivering
-    } else if lapic.page_may_be_kept() {
-        Kept::Page
-    } else {
-        Kept::Closed
     }
 }
 
@@ -177,15 +153,13 @@ impl Mirror {
     /// Makes `page` what `lapic` is, and says what of the VMCS is to follow.
     ///
     /// `watched`: the vectors whose end others wait for beside those that are
-    /// level triggered. Asked only if there is anything whose end can come; not
-    /// at all if the processor delivers no interrupts, which is not let keep an
-    /// APIC with such a vector in service.
+    /// level triggered. Asked only if there is anything whose end can come.
     #[inline]
     pub fn show(
         &mut self,
         lapic: &Lapic,
         page: &impl RegisterPage,
-        watched: Option<impl FnOnce() -> VectorSet>,
+        watched: impl FnOnce() -> VectorSet,
     ) -> Changes {
         let tpr = u32::from(lapic.tpr());
         if page.register(regs::TPR) != tpr {
@@ -200,7 +174,7 @@ impl Mirror {
             self.status = status;
             changes.status = Some(status);
         }
-        if let (false, Some(watched)) = (status.is_idle(), watched) {
+        if !status.is_idle() {
             let exits = lapic.tmr().union(&watched());
             if !exits.equals(&self.eoi_exits) {
                 self.eoi_exits = exits;
@@ -224,46 +198,26 @@ impl Mirror {
     }
 
     /// Makes `lapic` what the guest has left in `page`. `status`: what the
-    /// VMCS says after the exit. `delivers`: the processor delivers interrupts.
+    /// VMCS says after the exit.
     #[inline(always)]
     pub fn take(
         &mut self,
         lapic: &mut Lapic,
         page: &impl RegisterPage,
         status: InterruptStatus,
-        delivers: bool,
         post: &LapicPost,
     ) {
         let tpr = page.register(regs::TPR) as u8;
         if tpr != lapic.tpr() {
             lapic.set_tpr(tpr, post);
         }
-        // Where it delivers, equal ones say nothing: the same vector may have been
-        // requested again. But what came up and was completed meanwhile has left
-        // nothing. Else interrupts are only completed, the highest first.
-        if status != self.status || (delivers && !status.is_idle()) {
+        // Equal ones say nothing: the same vector may have been requested again.
+        // But what came up and was completed meanwhile has left nothing.
+        if status != self.status || !status.is_idle() {
             self.status = status;
-            self.take_sets(lapic, page, delivers);
+            self.take_sets(lapic, page);
         }
         lapic.shown();
-    }
-
-    /// Whether there is anything for [`Mirror::take_quiet`].
-    #[inline]
-    pub fn is_quiet(lapic: &Lapic, page: &impl RegisterPage) -> bool {
-        page.register(regs::TPR) as u8 == lapic.tpr()
-            && page.register(regs::ICR_HIGH) == lapic.page_register(regs::ICR_HIGH)
-    }
-
-    /// As [`Mirror::take`], for a processor that keeps the register page and
-    /// delivers no interrupts: so it completes none either.
-    pub fn take_quiet(lapic: &mut Lapic, page: &impl RegisterPage, post: &LapicPost) {
-        let tpr = page.register(regs::TPR) as u8;
-        if tpr != lapic.tpr() {
-            lapic.set_tpr(tpr, post);
-            lapic.shown();
-        }
-        lapic.take_command_high(page.register(regs::ICR_HIGH));
     }
 
     /// As [`Mirror::take`], what else the guest has written into the register
@@ -274,10 +228,8 @@ impl Mirror {
     }
 
     #[inline(never)]
-    fn take_sets(&mut self, lapic: &mut Lapic, page: &impl RegisterPage, delivers: bool) {
-        if delivers {
-            self.irr = read_set(page, regs::IRR);
-        }
+    fn take_sets(&mut self, lapic: &mut Lapic, page: &impl RegisterPage) {
+        self.irr = read_set(page, regs::IRR);
         self.isr = read_set(page, regs::ISR);
         lapic.take_back(self.irr, self.isr);
     }

@@ -108,10 +108,6 @@ pub(super) struct Shared {
     pub(super) msr_bitmap: MsrBitmap,
     /// Which ones while the processor keeps the local APIC, if it can and may.
     pub(super) apicv_bitmap: Option<MsrBitmap>,
-    /// It delivers their interrupts, too: set before the first vCPU.
-    delivers: AtomicBool,
-    /// It takes posted interrupts: likewise.
-    posts: AtomicBool,
     /// Identifiers of address spaces.
     pub(super) vpids: Vpids,
     /// The host's registers of SYSCALL.
@@ -126,39 +122,22 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The processor delivers the interrupts of the local APICs that it keeps.
+    /// The processor keeps local APICs, and delivers their interrupts.
     #[inline]
-    pub(super) fn delivers(&self) -> bool {
-        self.delivers.load(Ordering::Relaxed)
+    pub(super) fn keeps_apics(&self) -> bool {
+        self.apicv_bitmap.is_some()
     }
 
     /// It can virtualize accesses to the register page of a local APIC, and may.
     #[inline]
     pub(super) fn virtualizes_page(&self) -> bool {
-        self.apicv_bitmap.is_some() && self.controls.has_virtual_xapic()
+        self.keeps_apics() && self.controls.has_virtual_xapic()
     }
 
     /// It takes posted interrupts for guests.
     #[inline]
     pub(super) fn posts(&self) -> bool {
-        self.posts.load(Ordering::Relaxed)
-    }
-
-    /// From now on, before the first vCPU, it does.
-    pub(super) fn set_posts(&self) {
-        self.posts.store(true, Ordering::Relaxed);
-    }
-
-    /// From now on, before the first vCPU, it delivers them.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if it cannot keep any.
-    pub(super) fn set_delivers(&self) -> Result {
-        let bitmap = self.apicv_bitmap.as_ref().ok_or(EINVAL)?;
-        bitmap.pass_self_ipi()?;
-        self.delivers.store(true, Ordering::Relaxed);
-        Ok(())
+        self.keeps_apics() && self.controls.has_posted_interrupts()
     }
 }
 
@@ -186,8 +165,6 @@ pub(super) fn init() -> Result {
             true => Some(MsrBitmap::with_virtual_apic()?),
             false => None,
         },
-        delivers: AtomicBool::new(false),
-        posts: AtomicBool::new(false),
         vpids: Vpids::new()?,
         syscall: Syscall::read(),
         ends_runs_in_time,

@@ -58,15 +58,6 @@ impl MsrBitmap {
         Ok(bitmap)
     }
 
-    /// The processor does self-IPIs as well: it delivers interrupts.
-    ///
-    /// # Errors
-    ///
-    /// None that could come.
-    pub(super) fn pass_self_ipi(&self) -> Result {
-        self.pass(apicv::SELF_IPI, Access::Write).ok_or(EINVAL)
-    }
-
     fn pass(&self, msr: u32, access: Access) -> Option<()> {
         let (offset, mask) = msr_bitmap::place(msr, access)?;
         let byte: u8 = self.0.read(offset)?;

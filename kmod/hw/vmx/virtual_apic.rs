@@ -87,39 +87,19 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Before an entry, see [`crate::hw::Vendor::load_apic`].
     #[inline]
     pub(super) fn show_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
-        let shared = self.shared();
-        let (Some(_), Some(page)) = (&shared.apicv_bitmap, &self.virtual_apic) else {
-            return false;
-        };
-        if self.apicv.page {
-            return self.show_apic_page(lapic, watched);
-        }
-        let (mirror, delivers) = (&mut self.apicv.mirror, shared.delivers());
-        let changes = if delivers && lapic.may_be_delivered() {
-            mirror.show(lapic, page, Some(watched))
-        } else if !delivers && lapic.may_be_kept(watched) {
-            mirror.show(lapic, page, None::<fn() -> VectorSet>)
-        } else {
-            self.hide_apic();
-            return false;
-        };
-        self.write_changes(changes, Kept::X2Apic);
-        true
-    }
-
-    /// [`Self::show_apic`] where accesses to the register page are virtualized.
-    #[inline(never)]
-    fn show_apic_page(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
         let Some(page) = &self.virtual_apic else {
             return false;
         };
-        let kept = apicv::keep_page(lapic, self.shared.delivers());
-        if !kept.is_shown() {
+        if !(self.shared.keeps_apics() && lapic.may_be_kept()) {
             self.hide_apic();
             return false;
         }
-        let watched = (kept == Kept::Delivering).then_some(watched);
-        Mirror::show_registers(lapic, page);
+        let kept = if self.apicv.page {
+            Mirror::show_registers(lapic, page);
+            Kept::Page
+        } else {
+            Kept::X2Apic
+        };
         let changes = self.apicv.mirror.show(lapic, page, watched);
         self.write_changes(changes, kept);
         true
@@ -194,29 +174,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         let Some(page) = &self.virtual_apic else {
             return false;
         };
-        if kept == Kept::X2Apic {
-            let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
-            let delivers = self.shared.delivers();
-            self.apicv.mirror.take(lapic, page, status, delivers, post);
-            return true;
-        }
-        if kept == Kept::Page && Mirror::is_quiet(lapic, page) {
-            return true;
-        }
-        self.take_apic_page(lapic, post)
-    }
-
-    /// [`Self::take_apic`] where the processor keeps the register page.
-    #[inline(never)]
-    fn take_apic_page(&mut self, lapic: &mut Lapic, post: &LapicPost) -> bool {
-        let Some(page) = &self.virtual_apic else {
-            return false;
-        };
-        if self.apicv.kept == Kept::Page {
-            Mirror::take_quiet(lapic, page, post);
-        } else {
-            let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
-            self.apicv.mirror.take(lapic, page, status, true, post);
+        let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
+        self.apicv.mirror.take(lapic, page, status, post);
+        if kept == Kept::Page {
             Mirror::take_command(lapic, page);
         }
         true

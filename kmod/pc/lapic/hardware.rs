@@ -35,38 +35,13 @@ pub const PAGE_REGISTERS: [u8; 17] = [
 ];
 
 impl Lapic {
-    /// Whether a processor that delivers no interrupts could keep this APIC
-    /// until the next exit: its registers are MSRs, and nobody has to hear of
-    /// the end of an interrupt. That is so when no request waits for it, and
-    /// what is in service is neither level triggered nor `watched`, which is
-    /// asked only if something is in service.
-    #[inline]
-    pub fn may_be_kept(&self, watched: impl FnOnce() -> VectorSet) -> bool {
-        self.mode() == Mode::X2Apic
-            && self.irr.is_empty()
-            && (self.isr.is_empty() || !self.isr.meets(&self.tmr, &watched()))
-    }
-
-    /// Whether a processor that delivers no interrupts could keep the register
-    /// page until the next exit. The guest's completion of an interrupt exits;
-    /// only a lower task priority, for which a request may wait, does not.
-    #[inline]
-    pub fn page_may_be_kept(&self) -> bool {
-        self.in_page && self.irr.is_empty()
-    }
-
-    /// Whether a processor could deliver this APIC's interrupts: its registers
-    /// are MSRs, and it is software enabled, for else it accepts no self-IPI,
+    /// Whether a processor could keep this APIC until the next exit, and deliver
+    /// its interrupts: it knows the accesses to its registers, which are MSRs or
+    /// in the page, and it is software enabled, for else it accepts no self-IPI,
     /// and a processor knows nothing of that.
     #[inline]
-    pub fn may_be_delivered(&self) -> bool {
-        self.mode() == Mode::X2Apic && self.software_enabled()
-    }
-
-    /// As [`Self::may_be_delivered`], in xAPIC mode.
-    #[inline]
-    pub fn page_may_be_delivered(&self) -> bool {
-        self.in_page && self.software_enabled()
+    pub fn may_be_kept(&self) -> bool {
+        (self.mode() == Mode::X2Apic || self.in_page) && self.software_enabled()
     }
 
     /// A processor may answer accesses to the register page.

@@ -43,8 +43,8 @@ const WRITTEN: [u8; 17] = [
 ];
 
 impl Cpu {
-    /// 30.4.3.2. `delivers`: with virtual-interrupt delivery.
-    fn write(&mut self, register: u8, value: u32, delivers: bool) -> Written {
+    /// 30.4.3.2.
+    fn write(&mut self, register: u8, value: u32) -> Written {
         if !WRITTEN.contains(&register) {
             return Written::Before;
         }
@@ -54,11 +54,11 @@ impl Cpu {
                 self.set_register(regs::TPR, value & 0xff);
                 Written::Done
             }
-            regs::EOI if delivers => {
+            regs::EOI => {
                 self.set_register(regs::EOI, 0);
                 self.eoi().map_or(Written::Done, Written::Eoi)
             }
-            regs::ICR if delivers && is_self_ipi(value) => {
+            regs::ICR if is_self_ipi(value) => {
                 self.self_ipi(value as u8);
                 Written::Done
             }
@@ -86,12 +86,12 @@ struct Page {
 }
 
 impl Page {
-    fn new(delivers: bool) -> Self {
+    fn new() -> Self {
         let post = LapicPost::new(1);
         let mut lapic = Lapic::new(Config::new(1), false);
         let plain = lapic.clone();
         lapic.set_in_page(true);
-        assert!(!lapic.may_be_delivered() && !lapic.may_be_kept(|| VectorSet::EMPTY));
+        assert!(!lapic.may_be_kept(), "software disabled");
         let page = Self {
             bench: Bench {
                 lapic,
@@ -103,7 +103,6 @@ impl Page {
                     exits: VectorSet::EMPTY,
                 },
                 watched: VectorSet::EMPTY,
-                delivers,
             },
             plain,
             plain_post: LapicPost::new(1),
@@ -114,6 +113,14 @@ impl Page {
                 page.bench.cpu.set_register(first | index, 0);
             }
         }
+        page
+    }
+
+    /// One that is software enabled.
+    fn enabled() -> Self {
+        let mut page = Self::new();
+        page.enter();
+        page.write(regs::SVR, 0x1ff);
         page
     }
 
@@ -142,9 +149,14 @@ impl Page {
         let _ = self.plain.mmio_write(offset, 4, value, &cx);
     }
 
-    /// An entry delivers what it can, if the processor does not.
+    /// An entry delivers what it can, if the processor does not keep the page.
     fn enter(&mut self) {
-        if !(self.bench.delivers && self.bench.lapic.page_may_be_delivered()) {
+        self.kept = if self.bench.lapic.may_be_kept() {
+            Kept::Page
+        } else {
+            Kept::Closed
+        };
+        if self.kept != Kept::Page {
             let vector = self.bench.lapic.pending_vector();
             assert_eq!(vector, self.plain.pending_vector());
             if let Some(vector) = vector {
@@ -152,15 +164,15 @@ impl Page {
                 self.plain.ack(vector);
             }
         }
-        self.kept = keep_page(&self.bench.lapic, self.bench.delivers);
-        if !self.kept.is_shown() {
+        if self.kept != Kept::Page {
             self.bench.lapic.shown();
             return;
         }
         let bench = &mut self.bench;
-        let watched = (self.kept == Kept::Delivering).then_some(|| bench.watched);
         Mirror::show_registers(&mut bench.lapic, &bench.cpu);
-        let changes = bench.mirror.show(&bench.lapic, &bench.cpu, watched);
+        let changes = bench
+            .mirror
+            .show(&bench.lapic, &bench.cpu, || bench.watched);
         bench.lapic.shown();
         bench.cpu.status = changes.status.unwrap_or(bench.cpu.status);
         bench.cpu.exits = changes.eoi_exits.unwrap_or(bench.cpu.exits);
@@ -178,23 +190,15 @@ impl Page {
     }
 
     fn exit(&mut self) {
-        let bench = &mut self.bench;
-        match self.kept {
-            Kept::Page => {
-                if !Mirror::is_quiet(&bench.lapic, &bench.cpu) {
-                    Mirror::take_quiet(&mut bench.lapic, &bench.cpu, &bench.post);
-                }
-                assert!(Mirror::is_quiet(&bench.lapic, &bench.cpu));
-            }
-            Kept::Delivering => {
-                let status = bench.cpu.status;
-                bench
-                    .mirror
-                    .take(&mut bench.lapic, &bench.cpu, status, true, &bench.post);
-                Mirror::take_command(&mut bench.lapic, &bench.cpu);
-            }
-            _ => {}
+        if self.kept != Kept::Page {
+            return;
         }
+        let bench = &mut self.bench;
+        let status = bench.cpu.status;
+        bench
+            .mirror
+            .take(&mut bench.lapic, &bench.cpu, status, &bench.post);
+        Mirror::take_command(&mut bench.lapic, &bench.cpu);
     }
 
     fn check(&self) {
@@ -213,8 +217,7 @@ impl Page {
     /// The guest writes, and goes on.
     fn write(&mut self, register: u8, value: u32) -> Written {
         let written = match self.kept {
-            Kept::Delivering => self.bench.cpu.write(register, value, true),
-            Kept::Page => self.bench.cpu.write(register, value, false),
+            Kept::Page => self.bench.cpu.write(register, value),
             _ => Written::Before,
         };
         self.by_plain(register, value);
@@ -239,7 +242,7 @@ impl Page {
 
     /// The processor delivers, if it may.
     fn deliver(&mut self) -> Option<u8> {
-        if self.kept != Kept::Delivering {
+        if self.kept != Kept::Page {
             return None;
         }
         let vector = self.bench.cpu.deliver()?;
@@ -251,35 +254,23 @@ impl Page {
 
 #[test]
 fn what_is_left_to_the_processor() {
-    let mut page = Page::new(true);
+    let mut page = Page::new();
     page.enter();
-    assert_eq!(page.kept, Kept::Page, "software disabled");
-    assert_eq!(page.write(regs::SVR, 0x1ff), Written::Behind);
-    assert_eq!(page.kept, Kept::Delivering);
+    assert_eq!(page.kept, Kept::Closed, "software disabled");
+    assert_eq!(page.write(regs::SVR, 0x1ff), Written::Before);
+    assert_eq!(page.kept, Kept::Page);
     assert_eq!(page.write(regs::SVR, 0xff), Written::Behind);
+    assert_eq!(page.kept, Kept::Closed);
+    assert_eq!(page.write(regs::SVR, 0x1ff), Written::Before);
     assert_eq!(page.kept, Kept::Page);
     page.bench.lapic.set_in_page(false);
     page.enter();
     assert_eq!(page.kept, Kept::Closed);
-    let mut page = Page::new(false);
-    page.by_software(regs::SVR, 0x1ff);
-    page.by_plain(regs::SVR, 0x1ff);
-    page.enter();
-    assert_eq!(page.kept, Kept::Page);
-    page.write(regs::TPR, 0x60);
-    page.exit();
-    page.post(0x61, false);
-    page.enter();
-    assert_eq!(page.kept, Kept::Closed, "a lower priority is to be seen");
-    assert_eq!(page.write(regs::TPR, 0x50), Written::Before);
-    assert_eq!(page.kept, Kept::Page);
-    assert_eq!(page.bench.lapic.highest_in_service(), Some(0x61));
-    assert_eq!(page.write(regs::EOI, 0), Written::Behind);
 }
 
 #[test]
 fn a_new_base_ends_it() {
-    let mut page = Page::new(true);
+    let mut page = Page::new();
     let lapic = &mut page.bench.lapic;
     for value in [lapic.apic_base(), lapic.apic_base() | base::X2APIC] {
         lapic.set_in_page(true);
@@ -299,8 +290,7 @@ fn a_new_base_ends_it() {
 
 #[test]
 fn what_software_changes_is_shown() {
-    let mut page = Page::new(true);
-    page.enter();
+    let mut page = Page::enabled();
     page.exit();
     assert!(!page.bench.lapic.has_changed());
     page.by_software(regs::LVT_TIMER, lvt::MASKED | 0x40);
@@ -321,12 +311,9 @@ fn what_software_changes_is_shown() {
 
 #[test]
 fn what_the_guest_writes_is_not_what_the_register_holds() {
-    let mut page = Page::new(true);
-    page.enter();
-    for register in [regs::ESR, regs::EOI] {
-        assert_eq!(page.write(register, u32::MAX), Written::Behind);
-        assert_eq!(page.bench.cpu.register(register), 0);
-    }
+    let mut page = Page::enabled();
+    assert_eq!(page.write(regs::ESR, u32::MAX), Written::Behind);
+    assert_eq!(page.bench.cpu.register(regs::ESR), 0);
     assert_eq!(page.write(regs::DFR, 0), Written::Behind);
     assert_eq!(page.bench.cpu.register(regs::DFR), 0x0fff_ffff);
     assert_eq!(page.write(regs::ICR, 0xffff_ffff), Written::Behind);
@@ -334,13 +321,12 @@ fn what_the_guest_writes_is_not_what_the_register_holds() {
     assert_eq!(sent, page.plain.page_register(regs::ICR));
 }
 
-fn traffic(delivers: bool) {
-    let mut page = Page::new(delivers);
+#[test]
+fn random_traffic_in_the_page() {
+    let mut page = Page::enabled();
     page.bench.watched.insert(0x33);
     let mut random = random();
     let (mut delivered, mut silent, mut kept) = (0, 0, 0);
-    page.enter();
-    page.write(regs::SVR, 0x1ff);
     for _ in 0..40_000 {
         let vector = 16 + random(240) as u8;
         let value = random(1 << 32) as u32;
@@ -387,15 +373,5 @@ fn traffic(delivers: bool) {
         }
     }
     assert!(silent > 1000 && kept > 1000, "{silent} {kept}");
-    assert_eq!(delivered > 1000, delivers, "{delivered}");
-}
-
-#[test]
-fn random_traffic_in_the_page() {
-    traffic(false);
-}
-
-#[test]
-fn random_traffic_in_the_page_with_delivery() {
-    traffic(true);
+    assert!(delivered > 1000, "{delivered}");
 }
