@@ -19,6 +19,7 @@ use super::field::guest;
 use super::field::host;
 use super::field::info;
 use super::field::Described;
+use super::field::Field;
 use super::field::Field16;
 use super::field::Field32;
 use super::field::Field64;

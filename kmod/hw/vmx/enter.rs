@@ -17,8 +17,7 @@ use super::field::ReadFields;
 use super::insn;
 use super::insn::InveptScope;
 use super::setup;
-use super::state::Current;
-use super::vmcs::Field;
+use super::vmcs::Current;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
@@ -126,20 +125,6 @@ impl Reason {
     }
 }
 
-/// Writes a field that every processor has, of the VMCS that is current.
-#[inline]
-fn put<F: Field>(field: F, value: F::Value) {
-    // SAFETY: State of the guest, which an entry checks, or controls out of
-    // `Controls`.
-    unsafe { insn::vmwrite_plain(field.operand(), F::to_register(value)) };
-}
-
-/// Reads such a field.
-#[inline]
-fn look<F: Field>(field: F) -> F::Value {
-    F::from_register(insn::vmread_plain(field.operand()))
-}
-
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Runs the guest until it exits. The VMCS is current: `load` was called.
     #[inline(always)]
@@ -166,19 +151,19 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             return self.entry_refused(result);
         }
         self.cr2 = insn::read_cr2();
-        let reason = Reason(look(info::REASON));
+        let reason = Reason(Current.read(info::REASON));
         self.entered.reason = reason;
-        regs.rip = look(guest::RIP);
-        let rsp = look(guest::RSP);
+        regs.rip = Current.read(guest::RIP);
+        let rsp = Current.read(guest::RSP);
         self.entered.rsp = rsp;
         regs.gprs.set(Reg::Rsp, rsp);
-        let rflags = look(guest::RFLAGS);
+        let rflags = Current.read(guest::RFLAGS);
         self.entered.rflags = rflags;
         regs.rflags = Rflags(rflags);
         if reason.is_in(INSTRUCTIONS) {
             self.entered.vectoring = Interruption(0);
-            self.entered.length = look(info::INSTRUCTION_LENGTH) as u8;
-            self.cache.begin(look(guest::INTERRUPTIBILITY));
+            self.entered.length = Current.read(info::INSTRUCTION_LENGTH) as u8;
+            self.cache.begin(Current.read(guest::INTERRUPTIBILITY));
         } else if reason == Reason::EPT_VIOLATION {
             self.after_ept_violation();
         } else {
@@ -191,10 +176,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.entered.length = 0;
         // For MMIO: perhaps the instruction is completed by userspace, when the
         // VMCS may have to be made the current one to read it.
-        self.cache.begin(look(guest::INTERRUPTIBILITY));
-        let qualification = look(info::QUALIFICATION);
+        self.cache.begin(Current.read(guest::INTERRUPTIBILITY));
+        let qualification = Current.read(info::QUALIFICATION);
         self.entered.qualification = qualification;
-        let vectoring = Interruption(look(info::VECTORING));
+        let vectoring = Interruption(Current.read(info::VECTORING));
         self.entered.vectoring = vectoring;
         self.block_nmis(vectoring, exit::nmi_unblocked_by_iret(qualification));
     }
@@ -254,7 +239,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if let Some(counts) = self.run_timer.next(host_cpu::rdtsc()) {
             // Without it there is no such field.
             if self.shared().controls.has_preemption_timer() {
-                put(guest::PREEMPTION_TIMER, counts);
+                Current.write(guest::PREEMPTION_TIMER, counts);
             }
         }
         self.chores.set(Chores::TIMER, !self.run_timer.is_settled());
@@ -264,23 +249,23 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline]
     fn write_changed(&mut self, regs: &Registers) {
         // Most exits change it.
-        put(guest::RIP, regs.rip);
+        Current.write(guest::RIP, regs.rip);
         let rsp = regs.gprs.get(Reg::Rsp);
         if rsp != self.entered.rsp {
             self.entered.rsp = rsp;
-            put(guest::RSP, rsp);
+            Current.write(guest::RSP, rsp);
         }
         let changed = regs.rflags.0 ^ self.entered.rflags;
         if changed != 0 {
             self.entered.rflags = regs.rflags.0;
-            put(guest::RFLAGS, regs.rflags.0);
+            Current.write(guest::RFLAGS, regs.rflags.0);
             if Rflags(changed).any(Rflags::IF | Rflags::TF) {
                 self.flags_changed(regs.rflags);
             }
         }
         if self.words.primary != self.words.primary_written {
             self.words.primary_written = self.words.primary;
-            put(control::PRIMARY, self.words.primary.0);
+            Current.write(control::PRIMARY, self.words.primary.0);
         }
     }
 
@@ -291,7 +276,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.entered.length = 0;
         self.entered.vectoring = Interruption(0);
         if reason == Reason::EXTERNAL_INTERRUPT {
-            self.entered.host_interrupt = Some(look(info::INTERRUPTION) as u8);
+            self.entered.host_interrupt = Some(Current.read(info::INTERRUPTION) as u8);
         }
         if reason.is_in(BETWEEN) {
             return;
@@ -300,7 +285,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             return self.take_event_back();
         }
         if reason == Reason::EXCEPTION_OR_NMI {
-            let interruption = Interruption(Current.read32(info::INTERRUPTION));
+            let interruption = Interruption(Current.read(info::INTERRUPTION));
             if interruption.is(Kind::Nmi) {
                 // It is being handled already, as far as this CPU knows: no
                 // other arrives before this one's handler returns.
@@ -308,7 +293,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 return;
             }
         }
-        let vectoring = Interruption(Current.read32(info::VECTORING));
+        let vectoring = Interruption(Current.read(info::VECTORING));
         self.entered.vectoring = vectoring;
         self.block_nmis(vectoring, exit::nmi_unblocked(reason, &Current));
     }
@@ -335,14 +320,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.entered.refused = Some(0);
             return;
         }
-        self.entered.refused = Some(Current.read32(info::INSTRUCTION_ERROR));
+        self.entered.refused = Some(Current.read(info::INSTRUCTION_ERROR));
         self.take_event_back();
     }
 
     /// The entry has failed, so its event was not delivered: as if it had been
     /// cut off. An exit would have cleared it.
     fn take_event_back(&mut self) {
-        self.entered.vectoring = Interruption(Current.read32(control::ENTRY_INTERRUPTION));
+        self.entered.vectoring = Interruption(Current.read(control::ENTRY_INTERRUPTION));
         self.write(control::ENTRY_INTERRUPTION, 0);
     }
 
@@ -352,10 +337,10 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         match self.entered.reason {
             // Those that come most of what is not `Frequent`.
             Reason::EPT_VIOLATION => {
-                let gpa = Gpa(Current.read64(info::GUEST_PHYSICAL));
+                let gpa = Gpa(Current.read(info::GUEST_PHYSICAL));
                 exit::ept_violation(self.entered.qualification, gpa)
             }
-            Reason::IO => exit::io(Current.read_natural(info::QUALIFICATION)),
+            Reason::IO => exit::io(Current.read(info::QUALIFICATION)),
             Reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
             reason => self.decode_other(reason),
         }
@@ -383,7 +368,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             Exit::Exception { vector, .. } if vector == Vector::Debug.number() => {
                 // The processor tells it here and does not write DR6 (28.2.1,
                 // table 28-1).
-                self.debug_cause = Current.read_natural(info::QUALIFICATION) & Dr6::CAUSES.0;
+                self.debug_cause = Current.read(info::QUALIFICATION) & Dr6::CAUSES.0;
             }
             Exit::EntryFailed { .. } if reason.basic() == Reason::ENTRY_MACHINE_CHECK => {
                 return Exit::Exception {

@@ -33,16 +33,16 @@ pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
         Reason::WRMSR => Exit::WriteMsr,
         Reason::RDMSR => Exit::ReadMsr,
         Reason::EPT_VIOLATION => ept_violation(
-            fields.read_natural(info::QUALIFICATION),
-            Gpa(fields.read64(info::GUEST_PHYSICAL)),
+            fields.read(info::QUALIFICATION),
+            Gpa(fields.read(info::GUEST_PHYSICAL)),
         ),
-        Reason::IO => io(fields.read_natural(info::QUALIFICATION)),
+        Reason::IO => io(fields.read(info::QUALIFICATION)),
         Reason::HLT => Exit::Hlt,
         // The guest lets more interrupts through than it did.
         Reason::INTERRUPT_WINDOW | Reason::TPR_BELOW_THRESHOLD => Exit::InterruptWindow,
         Reason::VMCALL => Exit::Hypercall,
         Reason::VIRTUALIZED_EOI => Exit::Eoi {
-            vector: fields.read_natural(info::QUALIFICATION) as u8,
+            vector: fields.read(info::QUALIFICATION) as u8,
         },
         other => rare(other, fields),
     }
@@ -64,10 +64,10 @@ fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
         Reason::TRIPLE_FAULT => Exit::Shutdown,
         Reason::TASK_SWITCH => Exit::TaskSwitch,
         Reason::CONTROL_REGISTER => {
-            Exit::ControlRegister(control_register(fields.read_natural(info::QUALIFICATION)))
+            Exit::ControlRegister(control_register(fields.read(info::QUALIFICATION)))
         }
         Reason::DEBUG_REGISTER => {
-            Exit::DebugRegister(debug_register(fields.read_natural(info::QUALIFICATION)))
+            Exit::DebugRegister(debug_register(fields.read(info::QUALIFICATION)))
         }
         Reason::XSETBV => Exit::SetXcr,
         Reason::RDPMC => Exit::ReadPmc,
@@ -124,7 +124,7 @@ fn unexpected(reason: Reason) -> Exit {
 
 /// An exception, or the host's NMI (28.2.2).
 fn exception(reason: Reason, fields: &impl ReadFields) -> Exit {
-    let info = Interruption(fields.read32(info::INTERRUPTION));
+    let info = Interruption(fields.read(info::INTERRUPTION));
     if !info.has(Interruption::VALID) {
         return unexpected(reason);
     }
@@ -135,7 +135,7 @@ fn exception(reason: Reason, fields: &impl ReadFields) -> Exit {
                 vector: info.vector(),
                 error_code: info
                     .has(Interruption::ERROR_CODE)
-                    .then(|| fields.read32(info::ERROR_CODE)),
+                    .then(|| fields.read(info::ERROR_CODE)),
             }
         }
         _ => unexpected(reason),
@@ -220,7 +220,7 @@ pub fn ept_violation(qualification: u64, gpa: Gpa) -> Exit {
 /// No instruction has ended for some time (28.2.1).
 fn instruction_timeout(reason: Reason, fields: &impl ReadFields) -> Exit {
     const CONTEXT_INVALID: u64 = 1 << 0;
-    if fields.read_natural(info::QUALIFICATION) & CONTEXT_INVALID != 0 {
+    if fields.read(info::QUALIFICATION) & CONTEXT_INVALID != 0 {
         return unexpected(reason);
     }
     Exit::HostInterrupt
@@ -234,13 +234,13 @@ pub fn nmi_unblocked(reason: Reason, fields: &impl ReadFields) -> bool {
     const DOUBLE_FAULT: u8 = 8;
     match reason.basic() {
         Reason::EXCEPTION_OR_NMI => {
-            let info = Interruption(fields.read32(info::INTERRUPTION));
+            let info = Interruption(fields.read(info::INTERRUPTION));
             info.has(Interruption::VALID | Interruption::NMI_UNBLOCKED)
                 && info.vector() != DOUBLE_FAULT
         }
         // The three have it in the same place.
         Reason::EPT_VIOLATION | Reason::PML_FULL | Reason::SUB_PAGE => {
-            nmi_unblocked_by_iret(fields.read_natural(info::QUALIFICATION))
+            nmi_unblocked_by_iret(fields.read(info::QUALIFICATION))
         }
         _ => false,
     }
@@ -259,7 +259,7 @@ pub fn apic_access(fields: &impl ReadFields, page: Gpa) -> Exit {
     const LINEAR_WRITE: u64 = 1;
     const LINEAR_FETCH: u64 = 2;
     const DELIVERY: u64 = 3;
-    let info = fields.read_natural(info::QUALIFICATION);
+    let info = fields.read(info::QUALIFICATION);
     let kind = info >> 12 & 15;
     // Otherwise the access was by a physical address, which may be any in the
     // page: to a page table, or by the processor itself.

@@ -8,8 +8,20 @@
 
 use crate::pc::regs::SegReg;
 
+/// A field of a VMCS, with the type of its value.
+pub trait Field: Copy {
+    /// Its value.
+    type Value: Copy;
+    /// The operand of VMREAD and VMWRITE.
+    fn encoding(self) -> u32;
+    /// The value in a register.
+    fn from_register(register: u64) -> Self::Value;
+    /// The register for a value.
+    fn to_register(value: Self::Value) -> u64;
+}
+
 macro_rules! width {
-    ($(#[$doc:meta])* $name:ident: $bits:expr, $code:expr) => {
+    ($(#[$doc:meta])* $name:ident: $value:ty, $code:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(transparent)]
@@ -17,14 +29,27 @@ macro_rules! width {
 
         impl $name {
             /// Width in bits.
-            pub const BITS: u8 = $bits;
+            pub const BITS: u8 = <$value>::BITS as u8;
             /// Bits 14:13 of the encoding.
             pub const WIDTH: u32 = $code;
+        }
 
-            /// The operand of VMREAD and VMWRITE.
-            #[inline]
-            pub const fn encoding(self) -> u32 {
+        impl Field for $name {
+            type Value = $value;
+
+            #[inline(always)]
+            fn encoding(self) -> u32 {
                 self.0
+            }
+
+            #[inline(always)]
+            fn from_register(register: u64) -> $value {
+                register as $value
+            }
+
+            #[inline(always)]
+            fn to_register(value: $value) -> u64 {
+                u64::from(value)
             }
         }
     };
@@ -32,31 +57,25 @@ macro_rules! width {
 
 width! {
     /// A field of 16 bits.
-    Field16: 16, 0
+    Field16: u16, 0
 }
 width! {
     /// A field of 32 bits.
-    Field32: 32, 2
+    Field32: u32, 2
 }
 width! {
     /// A field of 64 bits.
-    Field64: 64, 1
+    Field64: u64, 1
 }
 width! {
     /// A field as wide as a general register: 64 bits here.
-    FieldNatural: 64, 3
+    FieldNatural: u64, 3
 }
 
 /// The fields of a VMCS, to be read.
 pub trait ReadFields {
-    /// Reads a field of 16 bits.
-    fn read16(&self, field: Field16) -> u16;
-    /// Reads a field of 32 bits.
-    fn read32(&self, field: Field32) -> u32;
-    /// Reads a field of 64 bits.
-    fn read64(&self, field: Field64) -> u64;
-    /// Reads a field as wide as a general register.
-    fn read_natural(&self, field: FieldNatural) -> u64;
+    /// Reads a field.
+    fn read<F: Field>(&self, field: F) -> F::Value;
 }
 
 /// A field of any width, for people.
@@ -87,7 +106,7 @@ macro_rules! fields {
         pub const ALL: &[Described] = &[
             $($(
                 Described {
-                    encoding: $name.encoding(),
+                    encoding: $encoding,
                     bits: $width::BITS,
                     name: $words,
                 },

@@ -28,7 +28,7 @@
 //! records to the guest's linear addresses.
 
 use super::field::host;
-use super::vmcs::Field;
+use super::vmcs::Current;
 use crate::host::cpu;
 use crate::host::segments;
 use crate::host::segments::Gdtr;
@@ -71,13 +71,6 @@ extern "C" {
     fn iv_vmx_exit();
 }
 
-/// Writes a field of the host's.
-fn put<F: Field>(field: F, value: F::Value) {
-    // SAFETY: The VMCS is current (`HostState`'s methods say so), and the values
-    // are those of this host.
-    unsafe { super::insn::vmwrite(field.operand(), F::to_register(value)) };
-}
-
 impl HostState {
     /// `has_pebs`: as [`has_pebs`] says.
     pub(super) fn new(has_pebs: bool) -> Self {
@@ -89,36 +82,36 @@ impl HostState {
 
     /// What never changes. The VMCS is current.
     pub(super) fn set_up(&mut self, off: &IrqOff) {
-        put(host::CR0, cpu::host_cr0());
-        put(host::CS_SELECTOR, segments::KERNEL_CS);
-        put(host::SS_SELECTOR, segments::KERNEL_DS);
-        put(host::DS_SELECTOR, 0);
-        put(host::ES_SELECTOR, 0);
-        put(host::FS_SELECTOR, 0);
-        put(host::GS_SELECTOR, 0);
-        put(host::TR_SELECTOR, segments::KERNEL_TR);
-        put(host::SYSENTER_CS, cpu::rdmsr(index::SYSENTER_CS) as u32);
-        put(host::SYSENTER_EIP, cpu::rdmsr(index::SYSENTER_EIP));
-        put(host::EFER, cpu::rdmsr(index::EFER));
-        put(host::PAT, cpu::rdmsr(index::PAT));
-        put(host::RIP, iv_vmx_exit as usize as u64);
+        Current.write(host::CR0, cpu::host_cr0());
+        Current.write(host::CS_SELECTOR, segments::KERNEL_CS);
+        Current.write(host::SS_SELECTOR, segments::KERNEL_DS);
+        Current.write(host::DS_SELECTOR, 0);
+        Current.write(host::ES_SELECTOR, 0);
+        Current.write(host::FS_SELECTOR, 0);
+        Current.write(host::GS_SELECTOR, 0);
+        Current.write(host::TR_SELECTOR, segments::KERNEL_TR);
+        Current.write(host::SYSENTER_CS, cpu::rdmsr(index::SYSENTER_CS) as u32);
+        Current.write(host::SYSENTER_EIP, cpu::rdmsr(index::SYSENTER_EIP));
+        Current.write(host::EFER, cpu::rdmsr(index::EFER));
+        Current.write(host::PAT, cpu::rdmsr(index::PAT));
+        Current.write(host::RIP, iv_vmx_exit as usize as u64);
         self.cr3 = cpu::host_cr3(off);
         self.cr4 = cpu::host_cr4(off);
         self.fs_base = segments::fs_base();
-        put(host::CR3, self.cr3);
-        put(host::CR4, self.cr4);
-        put(host::FS_BASE, self.fs_base);
+        Current.write(host::CR3, self.cr3);
+        Current.write(host::CR4, self.cr4);
+        Current.write(host::FS_BASE, self.fs_base);
     }
 
     /// What each CPU has its own of. The VMCS is current.
     pub(super) fn moved(&mut self, off: &IrqOff) {
         let tables = segments::tables(off);
         self.gdtr = tables.gdt;
-        put(host::GDTR_BASE, tables.gdt.base());
-        put(host::IDTR_BASE, tables.idt);
-        put(host::TR_BASE, tables.tss);
-        put(host::GS_BASE, cpu::rdmsr(index::GS_BASE));
-        put(host::SYSENTER_ESP, cpu::rdmsr(index::SYSENTER_ESP));
+        Current.write(host::GDTR_BASE, tables.gdt.base());
+        Current.write(host::IDTR_BASE, tables.idt);
+        Current.write(host::TR_BASE, tables.tss);
+        Current.write(host::GS_BASE, cpu::rdmsr(index::GS_BASE));
+        Current.write(host::SYSENTER_ESP, cpu::rdmsr(index::SYSENTER_ESP));
     }
 
     /// Before the first entry with interrupts off. The VMCS is current.
@@ -127,17 +120,17 @@ impl HostState {
         let cr3 = cpu::host_cr3(off);
         if self.cr3 != cr3 {
             self.cr3 = cr3;
-            put(host::CR3, cr3);
+            Current.write(host::CR3, cr3);
         }
         let cr4 = cpu::host_cr4(off);
         if self.cr4 != cr4 {
             self.cr4 = cr4;
-            put(host::CR4, cr4);
+            Current.write(host::CR4, cr4);
         }
         let fs_base = segments::fs_base();
         if self.fs_base != fs_base {
             self.fs_base = fs_base;
-            put(host::FS_BASE, fs_base);
+            Current.write(host::FS_BASE, fs_base);
         }
         self.selectors = Selectors::read();
         self.debugctl = cpu::rdmsr(MSR_DEBUGCTL);

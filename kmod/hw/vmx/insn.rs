@@ -38,30 +38,14 @@ pub(super) enum InveptScope {
     All = 2,
 }
 
-/// VMREAD. The caller has made the VMCS current on this CPU, with interrupts
-/// off. 0 for a field that the processor does not have.
+/// VMREAD of a field that the processor has. The caller has made the VMCS current
+/// on this CPU, with interrupts off. A fault alone has to be told from a value,
+/// and there the handler of exceptions sets 0.
 #[inline]
 pub(super) fn vmread(field: u32) -> u64 {
     let value: u64;
-    // SAFETY: Reads the current VMCS, and writes only registers.
-    unsafe {
-        go_on_after!(
-            "vmread {value}, {field}";
-            field = in(reg) u64::from(field),
-            value = inout(reg) 0_u64 => value,
-            options(nostack),
-        );
-    }
-    value
-}
-
-/// As [`vmread`], for a field that every processor has: a fault alone has to be
-/// told from a value, and there the handler of exceptions sets 0.
-#[inline]
-pub(super) fn vmread_plain(field: u32) -> u64 {
-    let value: u64;
     // EX_FLAG_CLEAR_AX.
-    // SAFETY: As for `vmread`.
+    // SAFETY: Reads the current VMCS, and writes only registers.
     unsafe {
         go_on_after!(
             "vmread rax, {field}", flags "0x1000";

@@ -8,13 +8,10 @@ use super::cpu::Shared;
 use super::dump;
 use super::event::Interruptibility;
 use super::field::guest;
-use super::field::Field16;
-use super::field::Field32;
-use super::field::Field64;
-use super::field::FieldNatural;
+use super::field::Field;
 use super::field::ReadFields;
 use super::insn;
-use super::vmcs::Field;
+use super::vmcs::Current;
 use super::Vmx;
 use crate::host::log::info_ratelimited;
 use crate::host::log::RateLimit;
@@ -110,40 +107,14 @@ pub(super) fn access_rights(which: SegReg, attributes: Attributes) -> u32 {
     rights
 }
 
-/// The fields of the VMCS that is current on this CPU, with interrupts off; to be
-/// asked only for fields that the processor has.
-pub(super) struct Current;
-
-impl ReadFields for Current {
-    #[inline]
-    fn read16(&self, field: Field16) -> u16 {
-        insn::vmread_plain(field.encoding()) as u16
-    }
-
-    #[inline]
-    fn read32(&self, field: Field32) -> u32 {
-        insn::vmread_plain(field.encoding()) as u32
-    }
-
-    #[inline]
-    fn read64(&self, field: Field64) -> u64 {
-        insn::vmread_plain(field.encoding())
-    }
-
-    #[inline]
-    fn read_natural(&self, field: FieldNatural) -> u64 {
-        insn::vmread_plain(field.encoding())
-    }
-}
-
 impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Reads a field.
     #[inline]
     pub(super) fn read<F: Field>(&self, field: F) -> F::Value {
         F::from_register(if self.in_use {
-            insn::vmread(field.operand())
+            insn::vmread(field.encoding())
         } else {
-            self.read_outside(field.operand())
+            self.read_outside(field.encoding())
         })
     }
 
@@ -158,7 +129,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// open the host to the guest: see [`insn::vmwrite`].
     #[inline]
     pub(super) fn write<F: Field>(&self, field: F, value: F::Value) {
-        let (operand, value) = (field.operand(), F::to_register(value));
+        let (operand, value) = (field.encoding(), F::to_register(value));
         // SAFETY: The VMCS is this vCPU's. Callers write state of the guest,
         // which an entry checks and which reaches memory through the extended
         // page tables only, or controls out of `Controls`.
@@ -189,8 +160,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     fn read_segments(&self) {
         if !self.cache.has(cached::SEGMENTS) {
             self.read_into_cache(|cache, fields| {
-                cache.cs_access.set(fields.read32(guest::CS_ACCESS));
-                cache.ss_access.set(fields.read32(guest::SS_ACCESS));
+                cache.cs_access.set(fields.read(guest::CS_ACCESS));
+                cache.ss_access.set(fields.read(guest::SS_ACCESS));
                 cache.note(cached::SEGMENTS);
             });
         }
@@ -218,9 +189,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     fn read_control_registers(&self) {
         if !self.cache.has(cached::CONTROL_REGISTERS) {
             self.read_into_cache(|cache, fields| {
-                cache.cr0.set(fields.read_natural(guest::CR0));
-                cache.cr3.set(fields.read_natural(guest::CR3));
-                cache.cr4.set(fields.read_natural(guest::CR4));
+                cache.cr0.set(fields.read(guest::CR0));
+                cache.cr3.set(fields.read(guest::CR3));
+                cache.cr4.set(fields.read(guest::CR4));
                 cache.note(cached::CONTROL_REGISTERS);
             });
         }
@@ -230,7 +201,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     pub(super) fn interruptibility(&self) -> Interruptibility {
         if !self.cache.has(cached::INTERRUPTIBILITY) {
             self.read_into_cache(|cache, fields| {
-                let state = fields.read32(guest::INTERRUPTIBILITY);
+                let state = fields.read(guest::INTERRUPTIBILITY);
                 cache.interruptibility.set(state);
                 cache.note(cached::INTERRUPTIBILITY);
             });

@@ -19,7 +19,7 @@ use super::field::control;
 use super::field::guest;
 use super::field::info;
 use super::field::ReadFields;
-use super::state::Current;
+use super::vmcs::Current;
 use super::Vmx;
 use crate::host::page::HostPage;
 use crate::hw::Exit;
@@ -174,7 +174,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         let Some(page) = &self.virtual_apic else {
             return false;
         };
-        let status = InterruptStatus(Current.read16(guest::INTERRUPT_STATUS));
+        let status = InterruptStatus(Current.read(guest::INTERRUPT_STATUS));
         self.apicv.mirror.take(lapic, page, status, post);
         if kept == Kept::Page {
             Mirror::take_command(lapic, page);
@@ -186,7 +186,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline(never)]
     pub(super) fn apic_access_exit(&mut self) -> Exit {
         // As for an EPT violation.
-        self.cache.begin(Current.read32(guest::INTERRUPTIBILITY));
+        self.cache.begin(Current.read(guest::INTERRUPTIBILITY));
         exit::apic_access(&Current, Gpa(regs::base::DEFAULT_ADDRESS))
     }
 
@@ -194,7 +194,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// (30.4.3.3).
     #[inline(never)]
     pub(super) fn apic_write_exit(&self) -> Exit {
-        let offset = Current.read_natural(info::QUALIFICATION) & 0xfff;
+        let offset = Current.read(info::QUALIFICATION) & 0xfff;
         match &self.virtual_apic {
             Some(page) => Exit::ApicWrite {
                 offset: offset as u16,

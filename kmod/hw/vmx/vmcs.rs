@@ -13,10 +13,8 @@
 //! finds a list that can be followed at any moment.
 
 use super::cpu;
-use super::field::Field16;
-use super::field::Field32;
-use super::field::Field64;
-use super::field::FieldNatural;
+use super::field::Field;
+use super::field::ReadFields;
 use super::insn;
 use crate::host::cpu as host_cpu;
 use crate::host::page::HostPage;
@@ -31,45 +29,26 @@ use kernel::prelude::*;
 /// The VMCS is active on no CPU.
 const NOWHERE: u32 = u32::MAX;
 
-/// A field of a VMCS, with the type of its value.
-pub(super) trait Field: Copy {
-    /// Its value.
-    type Value: Copy + PartialEq;
-    /// The operand of VMREAD and VMWRITE.
-    fn operand(self) -> u32;
-    /// The value in a register.
-    fn from_register(register: u64) -> Self::Value;
-    /// The register for a value.
-    fn to_register(value: Self::Value) -> u64;
+/// The VMCS that is current on this CPU, with interrupts off; to be asked only for
+/// fields that the processor has.
+pub(super) struct Current;
+
+impl ReadFields for Current {
+    #[inline(always)]
+    fn read<F: Field>(&self, field: F) -> F::Value {
+        F::from_register(insn::vmread(field.encoding()))
+    }
 }
 
-macro_rules! field {
-    ($type:ty, $value:ty) => {
-        impl Field for $type {
-            type Value = $value;
-
-            #[inline]
-            fn operand(self) -> u32 {
-                self.encoding()
-            }
-
-            #[inline]
-            fn from_register(register: u64) -> $value {
-                register as $value
-            }
-
-            #[inline]
-            fn to_register(value: $value) -> u64 {
-                u64::from(value)
-            }
-        }
-    };
+impl Current {
+    /// Writes a field: state of the guest, which an entry checks, controls out of
+    /// `Controls`, or state of this host.
+    #[inline(always)]
+    pub(super) fn write<F: Field>(&self, field: F, value: F::Value) {
+        // SAFETY: As said above, no exit leads the host elsewhere.
+        unsafe { insn::vmwrite_plain(field.encoding(), F::to_register(value)) };
+    }
 }
-
-field!(Field16, u16);
-field!(Field32, u32);
-field!(Field64, u64);
-field!(FieldNatural, u64);
 
 /// A VMCS, at an address of its own: lists point to it.
 ///

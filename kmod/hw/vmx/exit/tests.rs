@@ -2,10 +2,7 @@
 
 //! Exit reasons and qualifications, all of them.
 
-use super::super::field::Field16;
-use super::super::field::Field32;
-use super::super::field::Field64;
-use super::super::field::FieldNatural;
+use super::super::field::Field;
 use super::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -35,17 +32,8 @@ impl Fields {
 }
 
 impl ReadFields for Fields {
-    fn read16(&self, field: Field16) -> u16 {
-        self.get(field.encoding()) as u16
-    }
-    fn read32(&self, field: Field32) -> u32 {
-        self.get(field.encoding()) as u32
-    }
-    fn read64(&self, field: Field64) -> u64 {
-        self.get(field.encoding())
-    }
-    fn read_natural(&self, field: FieldNatural) -> u64 {
-        self.get(field.encoding())
+    fn read<F: Field>(&self, field: F) -> F::Value {
+        F::from_register(self.get(field.encoding()))
     }
 }
 
