@@ -36,8 +36,8 @@ use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::DescriptorTable;
-#[allow(unused_imports, reason = "for the documentation")]
 use crate::pc::regs::Dr6;
+use crate::pc::regs::Dr7;
 use crate::pc::regs::Gprs;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
@@ -65,6 +65,27 @@ const CR0_CACHE: Cr0 = Cr0(Cr0::CD.0 | Cr0::NW.0);
 fn cr4_in_force(guest: Cr4) -> Cr4 {
     let host = Cr4(host_cpu::host_cr4(&PreemptOff::new()));
     control::cr4_in_force(guest, host)
+}
+
+/// Sets registers to what they are after RESET or INIT, as far as the hardware
+/// holds them (APM vol. 2, 14.1.3; SDM vol. 3, table 10-1).
+fn reset_registers(hw: &mut impl Vendor) {
+    for which in SegReg::ALL {
+        hw.set_segment(which, &Segment::after_reset(which));
+    }
+    let table = DescriptorTable {
+        base: 0,
+        limit: 0xffff,
+    };
+    hw.set_gdtr(table);
+    hw.set_idtr(table);
+    hw.set_cr2(0);
+    hw.set_cr3(0);
+    hw.set_cr4(0);
+    hw.set_efer(0);
+    hw.set_cr0(CR0_CACHE.with(Cr0::ET).0);
+    hw.set_dr6(Dr6::RESET.0);
+    hw.set_dr7(Dr7::RESET.0);
 }
 
 /// The registers that every exit needs, kept outside the hardware's block.

@@ -29,6 +29,7 @@ use self::vmcb::Vmcb;
 use self::vmcb::VmcbSegment;
 use super::cr4_in_force;
 use super::nested;
+use super::reset_registers;
 use super::Event;
 use super::Exit;
 use super::Frequent;
@@ -54,7 +55,6 @@ use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::DescriptorTable;
 use crate::pc::regs::Dr6;
-use crate::pc::regs::Dr7;
 use crate::pc::regs::Efer;
 use crate::pc::regs::Reg;
 use crate::pc::regs::Rflags;
@@ -144,48 +144,10 @@ impl Svm {
         control.nested_ctl = vmcb::NESTED_PAGING;
     }
 
-    /// Registers after RESET or INIT (APM vol. 2, 14.1.3).
+    /// Registers after RESET or INIT.
     fn reset_registers(&mut self) {
-        let save = &mut self.vmcb.save;
-        for (segment, selector) in [
-            (&mut save.es, 0),
-            (&mut save.ss, 0),
-            (&mut save.ds, 0),
-            (&mut save.fs, 0),
-            (&mut save.gs, 0),
-        ] {
-            segment.store(&Segment::real_mode(selector, Attributes::DATA16));
-        }
-        save.cs.store(&Segment {
-            base: 0xffff_0000,
-            limit: 0xffff,
-            selector: 0xf000,
-            attributes: Attributes::CODE16,
-        });
-        save.ldtr.store(&Segment {
-            limit: 0xffff,
-            attributes: Attributes::LDT,
-            ..Segment::default()
-        });
-        save.tr.store(&Segment {
-            limit: 0xffff,
-            attributes: Attributes::TSS_BUSY,
-            ..Segment::default()
-        });
-        save.cpl = 0;
-        save.gdtr = VmcbSegment {
-            limit: 0xffff,
-            ..VmcbSegment::default()
-        };
-        save.idtr = save.gdtr;
-        save.cr2 = 0;
-        save.cr3 = 0;
-        save.dr6 = Dr6::RESET.0;
-        save.dr7 = Dr7::RESET.0;
-        self.dr6 = Dr6::RESET.0;
-        self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
-        self.set_cr4(0);
-        self.set_efer(0);
+        reset_registers(self);
+        self.vmcb.save.dr6 = Dr6::RESET.0;
         self.vmcb.control.clean = Clean::NONE;
     }
 

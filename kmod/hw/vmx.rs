@@ -64,6 +64,7 @@ use self::vmcs::Vmcs;
 use self::vpid::Vpid;
 use super::cr4_in_force;
 use super::nested;
+use super::reset_registers;
 use super::Event;
 use super::Exit;
 use super::Frequent;
@@ -278,7 +279,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn init(&mut self) {
-        self.reset_registers();
+        reset_registers(self);
         self.write(control::ENTRY_INTERRUPTION, 0);
         self.write(guest::INTERRUPTIBILITY, 0);
         self.write(guest::PENDING_DEBUG, 0);

@@ -15,17 +15,10 @@ use super::Vmx;
 use crate::host::cpu as host_cpu;
 use crate::host::params;
 use crate::host::task::IrqOff;
-use crate::hw::Vendor;
+use crate::hw::reset_registers;
 use crate::hw::VmSetup;
 use crate::hw::ALWAYS_INTERCEPTED;
-use crate::hw::CR0_CACHE;
 use crate::hw::PAT_RESET;
-use crate::pc::regs::Attributes;
-use crate::pc::regs::Cr0;
-use crate::pc::regs::Dr6;
-use crate::pc::regs::Dr7;
-use crate::pc::regs::SegReg;
-use crate::pc::regs::Segment;
 use kernel::prelude::*;
 
 /// No VMCS is linked.
@@ -100,7 +93,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
         self.set_up_host();
         self.set_up_guest();
-        self.reset_registers();
+        reset_registers(self);
         Ok(())
     }
 
@@ -177,39 +170,5 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if self.shared().controls.has_pat() {
             self.write(guest::PAT, PAT_RESET);
         }
-    }
-
-    /// Registers after RESET or INIT (SDM vol. 3, table 10-1).
-    pub(super) fn reset_registers(&mut self) {
-        for which in [SegReg::Es, SegReg::Ss, SegReg::Ds, SegReg::Fs, SegReg::Gs] {
-            self.set_segment(which, &Segment::real_mode(0, Attributes::DATA16));
-        }
-        self.set_segment(
-            SegReg::Cs,
-            &Segment {
-                base: 0xffff_0000,
-                limit: 0xffff,
-                selector: 0xf000,
-                attributes: Attributes::CODE16,
-            },
-        );
-        let system = |attributes| Segment {
-            limit: 0xffff,
-            attributes,
-            ..Segment::default()
-        };
-        self.set_segment(SegReg::Ldtr, &system(Attributes::LDT));
-        self.set_segment(SegReg::Tr, &system(Attributes::TSS_BUSY));
-        self.write(guest::GDTR_BASE, 0);
-        self.write(guest::GDTR_LIMIT, 0xffff);
-        self.write(guest::IDTR_BASE, 0);
-        self.write(guest::IDTR_LIMIT, 0xffff);
-        self.cr2 = 0;
-        self.dr6 = Dr6::RESET;
-        self.set_dr7(Dr7::RESET.0);
-        self.set_cr3(0);
-        self.set_cr4(0);
-        self.set_efer(0);
-        self.set_cr0(CR0_CACHE.with(Cr0::ET).0);
     }
 }

@@ -288,6 +288,23 @@ impl Segment {
         }
     }
 
+    /// What RESET and INIT leave in `which` (APM vol. 2, 14.1.3; SDM vol. 3, table
+    /// 10-1).
+    pub const fn after_reset(which: SegReg) -> Self {
+        let (base, selector, attributes) = match which {
+            SegReg::Cs => (0xffff_0000, 0xf000, Attributes::CODE16),
+            SegReg::Ldtr => (0, 0, Attributes::LDT),
+            SegReg::Tr => (0, 0, Attributes::TSS_BUSY),
+            _ => (0, 0, Attributes::DATA16),
+        };
+        Self {
+            base,
+            limit: 0xffff,
+            selector,
+            attributes,
+        }
+    }
+
     /// A register holding the null selector.
     pub const NULL: Self = Self {
         base: 0,
