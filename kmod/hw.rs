@@ -181,8 +181,8 @@ pub trait Vendor: CpuHooks + Sized + Send {
         false
     }
 
-    /// The state of a processor after RESET.
-    fn new(setup: &VmSetup) -> Result<Self>;
+    /// The state of a processor after RESET. `id`: no other vCPU of the VM has it.
+    fn new(setup: &VmSetup, id: u16) -> Result<Self>;
 
     /// INIT: the state of a processor after RESET, but for MSRs.
     fn init(&mut self);

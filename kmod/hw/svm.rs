@@ -300,7 +300,7 @@ impl Vendor for Svm {
         }
     }
 
-    fn new(setup: &VmSetup) -> Result<Self> {
+    fn new(setup: &VmSetup, _id: u16) -> Result<Self> {
         let mut svm = Self {
             vmcb: PageBox::new()?,
             asid: Asid::NONE,

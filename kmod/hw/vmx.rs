@@ -34,7 +34,6 @@ mod setup;
 mod state;
 mod virtual_apic;
 mod vmcs;
-mod vpid;
 pub mod write_log;
 
 use self::controls::Controls;
@@ -61,7 +60,6 @@ use self::setup::Words;
 use self::state::Cache;
 use self::virtual_apic::VirtualApic;
 use self::vmcs::Vmcs;
-use self::vpid::Vpid;
 use super::cr4_in_force;
 use super::nested;
 use super::reset_registers;
@@ -114,7 +112,10 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     // Dropped first: nothing of the rest is in use then.
     vmcs: Vmcs,
     shared: &'static Shared,
-    vpid: Vpid,
+    /// Keeps what is translated for this vCPU apart from what is for others of the
+    /// VM, so that none is dropped at entries and exits. Other VMs have other
+    /// tables, which tells theirs apart, too (SDM vol. 3, 29.4.1). 0 is the host's.
+    vpid: u16,
     eptp: u64,
     /// Where the processor keeps the guest's task priority, if it does.
     virtual_apic: Option<HostPage>,
@@ -230,12 +231,11 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.apicv.posted = true;
     }
 
-    fn new(setup: &VmSetup) -> Result<Self> {
+    fn new(setup: &VmSetup, id: u16) -> Result<Self> {
         let shared = cpu::shared().ok_or(ENODEV)?;
         let controls = &shared.controls;
         let levels = Self::nested_config().levels;
-        let vpid = Vpid::allocate(shared);
-        let words = Words::new(controls, vpid.number().is_some());
+        let words = Words::new(controls);
         let virtual_apic = if controls.has_tpr_shadow() {
             Some(HostPage::new()?)
         } else {
@@ -250,7 +250,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             vmcs: Vmcs::new(controls.capabilities.revision())?,
             shared,
             eptp: controls.eptp(setup.nested_root, levels),
-            vpid,
+            vpid: id.wrapping_add(1),
             virtual_apic,
             written,
             apicv: VirtualApic::default(),

@@ -235,7 +235,7 @@ impl<V: Vendor> Vcpu<V> {
             MpState::Uninitialized
         };
         let vcpu = Self {
-            hw: V::new(&setup)?,
+            hw: V::new(&setup, u16::try_from(id).map_err(|_| EINVAL)?)?,
             fpu: GuestFpu::new()?,
             model: Model::new()?,
             regs: Registers::default(),

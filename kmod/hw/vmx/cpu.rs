@@ -14,7 +14,6 @@ use super::msrs::MsrBitmap;
 use super::msrs::Syscall;
 use super::run_timer;
 use super::vmcs::Active;
-use super::vpid::Vpids;
 use crate::host::cpu;
 use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
@@ -108,8 +107,6 @@ pub(super) struct Shared {
     pub(super) msr_bitmap: MsrBitmap,
     /// Which ones while the processor keeps the local APIC, if it can and may.
     pub(super) apicv_bitmap: Option<MsrBitmap>,
-    /// Identifiers of address spaces.
-    pub(super) vpids: Vpids,
     /// The host's registers of SYSCALL.
     pub(super) syscall: Syscall,
     /// Whether the preemption timer ends runs at deadlines.
@@ -165,7 +162,6 @@ pub(super) fn init() -> Result {
             true => Some(MsrBitmap::with_virtual_apic()?),
             false => None,
         },
-        vpids: Vpids::new()?,
         syscall: Syscall::read(),
         ends_runs_in_time,
         l1d: L1dFlush::new()?,

@@ -217,7 +217,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[cold]
     pub(super) fn moved(&mut self, off: &IrqOff) {
         // What this CPU's TLB remembers of an earlier time here is stale, and so
-        // is what it remembers of a former owner of the VPID.
+        // is what it remembers of former tables with the same root.
         self.chores.set(Chores::FLUSH_TLB, true);
         self.host.moved(off);
         self.msrs.moved(cpu::host_tsc_aux(off));

@@ -50,8 +50,8 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// Those of a new VMCS; `vpid`: it has an identifier.
-    pub(super) fn new(controls: &Controls, vpid: bool) -> Self {
+    /// Those of a new VMCS.
+    pub(super) fn new(controls: &Controls) -> Self {
         let mut primary = controls.primary.base;
         if controls.has_tpr_shadow() {
             primary = primary
@@ -65,7 +65,7 @@ impl Words {
             primary,
             primary_written: primary,
             pin: controls.pin.with(Pin::PREEMPTION_TIMER),
-            secondary: secondary.assign(Secondary::VPID, vpid).assign(
+            secondary: secondary.assign(
                 Secondary::PAUSE_LOOP,
                 controls.has_pause_loop_exiting() && params::ple_gap() != 0,
             ),
@@ -119,8 +119,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.write(control::CR0_MASK, !state::CR0_OWN.0);
         self.write(control::CR4_MASK, !state::CR4_OWN.0);
         self.write(control::TSC_OFFSET, 0);
-        if let Some(vpid) = self.vpid.number() {
-            self.write(control::VPID, vpid);
+        if controls.has_vpid() {
+            self.write(control::VPID, self.vpid);
         }
         if let Some(page) = &self.virtual_apic {
             self.write(control::VIRTUAL_APIC_PAGE, page.hpa().0);
