@@ -86,7 +86,6 @@ pub struct Svm {
     host_vmcb: u64,
     flush: bool,
     nmi: nmi::Nmi,
-    spec_ctrl: u64,
     tsc_aux: u64,
     /// The guest can read TSC_AUX.
     switches_tsc_aux: bool,
@@ -313,7 +312,6 @@ impl Vendor for Svm {
             host_vmcb: 0,
             flush: true,
             nmi: nmi::Nmi::new(),
-            spec_ctrl: 0,
             tsc_aux: 0,
             switches_tsc_aux: false,
             host_tsc_aux: None,
@@ -671,7 +669,6 @@ impl Vendor for Svm {
             Hardware::Pat => save.g_pat,
             Hardware::FsBase => save.fs.base,
             Hardware::GsBase => save.gs.base,
-            Hardware::SpecCtrl => self.spec_ctrl,
             Hardware::TscAux => self.tsc_aux,
         }
     }
@@ -693,7 +690,6 @@ impl Vendor for Svm {
             }
             Hardware::FsBase => save.fs.base = value,
             Hardware::GsBase => save.gs.base = value,
-            Hardware::SpecCtrl => self.spec_ctrl = value,
             Hardware::TscAux => self.tsc_aux = value,
         }
     }

@@ -146,7 +146,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     debug_cause: u64,
     cr8: u8,
     pat: u64,
-    spec_ctrl: u64,
     chores: Chores,
 }
 
@@ -271,7 +270,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             debug_cause: 0,
             cr8: 0,
             pat: PAT_RESET,
-            spec_ctrl: 0,
             chores: Chores::FLUSH_TLB.assign(Chores::FLUSH_L1D, shared.l1d.at_each_entry()),
         };
         vmx.set_up(setup)?;
@@ -692,7 +690,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             Hardware::Pat => self.pat,
             Hardware::FsBase => self.read(guest::FS_BASE),
             Hardware::GsBase => self.read(guest::GS_BASE),
-            Hardware::SpecCtrl => self.spec_ctrl,
             Hardware::TscAux => self.msrs.tsc_aux,
         }
     }
@@ -725,7 +722,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             }
             Hardware::FsBase => self.write(guest::FS_BASE, value),
             Hardware::GsBase => self.write(guest::GS_BASE, value),
-            Hardware::SpecCtrl => self.spec_ctrl = value,
             Hardware::TscAux => self.msrs.tsc_aux = value,
         }
     }

@@ -19,8 +19,6 @@ pub enum Hardware {
     SysenterEip,
     /// PAT.
     Pat,
-    /// SPEC_CTRL.
-    SpecCtrl,
     /// STAR.
     Star,
     /// LSTAR.
@@ -78,6 +76,7 @@ slots! {
     SMI_COUNT[1],
     FEATURE_CONTROL[1],
     TSC_ADJUST[1],
+    SPEC_CTRL[1],
     UCODE_REV[1],
     PLATFORM_INFO[1],
     ARCH_CAPABILITIES[1],
@@ -341,7 +340,7 @@ pub const TABLE: [Row; 87] = [
         .needs(Needs::Intel)
         .listed(Listed::No),
     value(TSC_ADJUST, Slot::TSC_ADJUST).needs(Needs::Any(&[Feature::TSC_ADJUST])),
-    hardware(SPEC_CTRL, Hardware::SpecCtrl)
+    value(SPEC_CTRL, Slot::SPEC_CTRL)
         .check(Check::SpecCtrl)
         .needs(Needs::Any(SPEC_CTRL_FEATURES)),
     row(PRED_CMD, Home::PredictionCommand)
