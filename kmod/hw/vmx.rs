@@ -145,6 +145,7 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     /// Of the last #DB that exited.
     debug_cause: u64,
     cr8: u8,
+    /// Its page tables tell the processor to ignore it.
     pat: u64,
     chores: Chores,
 }
@@ -714,12 +715,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             Hardware::SysenterCs => self.write(guest::SYSENTER_CS, value as u32),
             Hardware::SysenterEsp => self.write(guest::SYSENTER_ESP, value),
             Hardware::SysenterEip => self.write(guest::SYSENTER_EIP, value),
-            Hardware::Pat => {
-                self.pat = value;
-                if self.shared.controls.has_pat() {
-                    self.write(guest::PAT, value);
-                }
-            }
+            Hardware::Pat => self.pat = value,
             Hardware::FsBase => self.write(guest::FS_BASE, value),
             Hardware::GsBase => self.write(guest::GS_BASE, value),
             Hardware::TscAux => self.msrs.tsc_aux = value,

@@ -202,9 +202,7 @@ const EXIT: Policy<ExitControls> = Policy {
             | ExitControls::LOAD_EFER.0,
     ),
     switched: ExitControls::NONE,
-    preferred: ExitControls(
-        ExitControls::SAVE_PAT.0 | ExitControls::LOAD_PAT.0 | ExitControls::SAVE_EFER.0,
-    ),
+    preferred: ExitControls::SAVE_EFER,
     optional: ExitControls::NONE,
     tolerated: ExitControls::NONE,
 };
@@ -212,7 +210,7 @@ const EXIT: Policy<ExitControls> = Policy {
 const ENTRY: Policy<EntryControls> = Policy {
     required: EntryControls(EntryControls::LOAD_DEBUG.0 | EntryControls::LOAD_EFER.0),
     switched: EntryControls::GUEST_IA32E,
-    preferred: EntryControls::LOAD_PAT,
+    preferred: EntryControls::NONE,
     optional: EntryControls::NONE,
     tolerated: EntryControls::NONE,
 };
@@ -417,13 +415,6 @@ impl Controls {
 
     /// Some controls need others, for VM entry (27.2.1) or for us.
     fn drop_what_is_useless_alone(&mut self) {
-        let pat = self.entry.available.has(EntryControls::LOAD_PAT)
-            && self.exit.available.has(ExitControls::LOAD_PAT);
-        if !pat {
-            self.entry.drop(EntryControls::LOAD_PAT);
-            self.exit
-                .drop(ExitControls::LOAD_PAT | ExitControls::SAVE_PAT);
-        }
         if !self.ept.has(VPID_NEEDS) {
             self.secondary.drop(Secondary::VPID);
         }
@@ -506,11 +497,6 @@ impl Controls {
         self.secondary.available.has(Secondary::TSC_SCALING)
     }
 
-    /// The guest's PAT is loaded on entry and the host's on exit.
-    pub const fn has_pat(&self) -> bool {
-        self.entry.base.has(EntryControls::LOAD_PAT)
-    }
-
     /// EPT entries have accessed and dirty flags.
     pub const fn has_ept_accessed_dirty(&self) -> bool {
         self.ept.has(EptVpid::ACCESSED_DIRTY)
@@ -567,8 +553,6 @@ macro_rules! word_drop {
 
 word_drop!(Pin);
 word_drop!(Secondary);
-word_drop!(ExitControls);
-word_drop!(EntryControls);
 
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,9 @@
 //! - DR7 is 0x400 after an exit: `vm::debug` has the host's breakpoints, which
 //!   SVM needs as well.
 //!
+//! PAT is not switched: what memory is to the guest, the extended page tables say
+//! alone (SDM vol. 3, 29.3.7.2).
+//!
 //! PERF_GLOBAL_CTRL is not switched: counters of the host run on in the guest,
 //! and their NMIs exit. PEBS must be off, for the processor would write its
 //! records to the guest's linear addresses.
@@ -93,7 +96,6 @@ impl HostState {
         Current.write(host::SYSENTER_CS, cpu::rdmsr(index::SYSENTER_CS) as u32);
         Current.write(host::SYSENTER_EIP, cpu::rdmsr(index::SYSENTER_EIP));
         Current.write(host::EFER, cpu::rdmsr(index::EFER));
-        Current.write(host::PAT, cpu::rdmsr(index::PAT));
         Current.write(host::RIP, iv_vmx_exit as usize as u64);
         self.cr3 = cpu::host_cr3(off);
         self.cr4 = cpu::host_cr4(off);

@@ -4,9 +4,7 @@
 //! switches by hand because entries and exits do not.
 //!
 //! Entries and exits switch FS_BASE, GS_BASE and the SYSENTER registers (guest
-//! and host state), EFER by a control of their own, and so PAT where there is
-//! one; where not, it is a value the guest reads back, for the extended page
-//! tables say that the guest's is ignored. The SYSCALL registers and
+//! and host state), and EFER by a control of their own. The SYSCALL registers and
 //! KERNEL_GS_BASE are left to software (SDM vol. 3, 28.4). The host uses them
 //! when it enters or leaves user mode only, so they change once for a stay in the
 //! inner loop.

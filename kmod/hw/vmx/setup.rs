@@ -18,7 +18,6 @@ use crate::host::task::IrqOff;
 use crate::hw::reset_registers;
 use crate::hw::VmSetup;
 use crate::hw::ALWAYS_INTERCEPTED;
-use crate::hw::PAT_RESET;
 use kernel::prelude::*;
 
 /// No VMCS is linked.
@@ -167,8 +166,5 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.write(guest::SYSENTER_CS, 0);
         self.write(guest::SYSENTER_ESP, 0);
         self.write(guest::SYSENTER_EIP, 0);
-        if self.shared().controls.has_pat() {
-            self.write(guest::PAT, PAT_RESET);
-        }
     }
 }

@@ -27,7 +27,6 @@ fn extras(controls: &Controls) -> String {
     let secondary = |bit| controls.secondary.available.has(bit);
     let all = [
         ("vpid", controls.has_vpid()),
-        ("pat", controls.has_pat()),
         ("timer", controls.has_preemption_timer()),
         ("tpr", controls.has_tpr_shadow()),
         ("vid", controls.has_virtual_interrupts()),
@@ -81,32 +80,32 @@ fn processors_without_unrestricted_guest_are_refused() {
 
 #[test]
 fn real_processors() {
-    let first = "vpid pat timer tpr x2apic rdtscp";
+    let first = "vpid timer tpr x2apic rdtscp";
     assert_eq!(runs_with(processors::WESTMERE), first);
     assert_eq!(runs_with(processors::SANDY_BRIDGE_2635QM), first);
     assert_eq!(
         runs_with(processors::SANDY_BRIDGE_3960X),
-        "vpid pat timer tpr x2apic 1g rdtscp ple"
+        "vpid timer tpr x2apic 1g rdtscp ple"
     );
     assert_eq!(runs_with(processors::IVY_BRIDGE_3570), first);
-    let haswell = "vpid pat timer tpr x2apic ad 1g rdtscp invpcid ple";
+    let haswell = "vpid timer tpr x2apic ad 1g rdtscp invpcid ple";
     assert_eq!(runs_with(processors::HASWELL), haswell);
     assert_eq!(runs_with(processors::BROADWELL_5600U), haswell);
     assert_eq!(
         runs_with(processors::BROADWELL_E5_2683),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple"
     );
     assert_eq!(
         runs_with(processors::SKYLAKE_6700K),
-        "vpid pat timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves"
+        "vpid timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves"
     );
     assert_eq!(
         runs_with(processors::COFFEE_LAKE_8700),
-        "vpid pat timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves"
+        "vpid timer tpr x2apic ad pml 1g rdtscp invpcid ple xsaves"
     );
     assert_eq!(
         runs_with(processors::SKYLAKE_SP),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
 }
 
@@ -115,19 +114,19 @@ fn newer_processors_by_their_flags() {
     let flags = |flags| runs_with(&processors::from_flags(flags));
     assert_eq!(
         flags(processors::ICE_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::TIGER_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::ALDER_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         flags(processors::ARROW_LAKE_FLAGS),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
 }
 
@@ -135,17 +134,17 @@ fn newer_processors_by_their_flags() {
 fn hosts_that_are_guests() {
     assert_eq!(
         runs_with(processors::SKYLAKE_SP_IN_KVM),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid xsaves scaling"
     );
     assert_eq!(
         runs_with(processors::SAPPHIRE_RAPIDS_IN_KVM),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g 5level rdtscp invpcid xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g 5level rdtscp invpcid xsaves scaling"
     );
     assert_eq!(
         runs_with(&processors::from_flags(
             processors::TIGER_LAKE_IN_HYPER_V_FLAGS
         )),
-        "vpid pat tpr x2apic ad 1g rdtscp invpcid xsaves scaling"
+        "vpid tpr x2apic ad 1g rdtscp invpcid xsaves scaling"
     );
 }
 
@@ -153,44 +152,44 @@ fn hosts_that_are_guests() {
 fn models_of_bochs() {
     assert_eq!(
         runs_with(bochs::COREI5_ARRANDALE_M520),
-        "vpid pat timer tpr x2apic rdtscp"
+        "vpid timer tpr x2apic rdtscp"
     );
     assert_eq!(
         runs_with(bochs::COREI7_SANDY_BRIDGE_2600K),
-        "vpid pat timer tpr rdtscp"
+        "vpid timer tpr rdtscp"
     );
     assert_eq!(
         runs_with(bochs::COREI7_IVY_BRIDGE_3770K),
-        "vpid pat timer tpr x2apic rdtscp"
+        "vpid timer tpr x2apic rdtscp"
     );
     assert_eq!(
         runs_with(bochs::COREI7_HASWELL_4770),
-        "vpid pat timer tpr vid x2apic ad 1g rdtscp invpcid ple"
+        "vpid timer tpr vid x2apic ad 1g rdtscp invpcid ple"
     );
     assert_eq!(
         runs_with(bochs::BROADWELL_ULT),
-        "vpid pat timer tpr vid x2apic ad 1g rdtscp invpcid ple"
+        "vpid timer tpr vid x2apic ad 1g rdtscp invpcid ple"
     );
     assert_eq!(
         runs_with(bochs::COREI7_SKYLAKE_X),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::COREI3_CNL),
-        "vpid pat timer tpr x2apic ad 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr x2apic ad 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::COREI7_ICELAKE_U),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
     );
     assert_eq!(
         runs_with(bochs::TIGERLAKE),
-        "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
+        "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
     );
     for model in [bochs::SAPPHIRE_RAPIDS, bochs::ARROW_LAKE] {
         assert_eq!(
             runs_with(model),
-            "vpid pat timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
+            "vpid timer tpr vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling code"
         );
     }
 }
@@ -214,8 +213,8 @@ fn base_words_of_ivy_bridge() {
             controls.secondary.base,
             Secondary::EPT | Secondary::VPID | Secondary::UNRESTRICTED_GUEST | Secondary::WBINVD
         );
-        assert_eq!(controls.exit.base, ExitControls(0x003f_effb | 4));
-        assert_eq!(controls.entry.base, EntryControls(0x0000_d1fb | 4));
+        assert_eq!(controls.exit.base, ExitControls(0x0033_effb | 4));
+        assert_eq!(controls.entry.base, EntryControls(0x0000_91fb | 4));
     }
 }
 
@@ -379,16 +378,6 @@ fn some_come_together_or_not_at_all() {
         Controls::negotiate(&less).unwrap()
     };
     let full = negotiate(|_| ());
-    assert!(full.exit.base.has(ExitControls::SAVE_PAT));
-    let no_pat = negotiate(|c| c.exit &= !(1 << (32 + 19)));
-    assert!(!no_pat.has_pat());
-    assert!(!no_pat.exit.base.any(ExitControls::SAVE_PAT));
-    let no_pat = negotiate(|c| c.entry &= !(1 << (32 + 14)));
-    assert!(!no_pat.has_pat());
-    assert!(!no_pat
-        .exit
-        .available
-        .any(ExitControls::SAVE_PAT | ExitControls::LOAD_PAT));
     for bit in [32, 41, 42] {
         let mut less = capabilities(processors::SKYLAKE_SP);
         less.ept_vpid &= !(1 << bit);
@@ -509,6 +498,5 @@ proptest! {
         }
         prop_assert!(pin.has(Pin::VIRTUAL_NMIS | Pin::NMI));
         prop_assert!(secondary.has(Secondary::EPT | Secondary::UNRESTRICTED_GUEST));
-        prop_assert_eq!(n.entry.base.has(EntryControls::LOAD_PAT), n.exit.base.has(ExitControls::LOAD_PAT));
     }
 }
