@@ -55,7 +55,7 @@ fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
         };
     }
     if reason != reason.basic() {
-        // A bus lock, or an enclave, on the side.
+        // Of an enclave.
         return decode(reason.basic(), fields);
     }
     match reason {
@@ -74,44 +74,9 @@ fn rare(reason: Reason, fields: &impl ReadFields) -> Exit {
         Reason::INVD | Reason::WBINVD => Exit::CacheFlush,
         Reason::PAUSE => Exit::Pause,
         Reason::MONITOR | Reason::MWAIT => Exit::MonitorWait,
-        // No guest is given these.
-        Reason::GETSEC
-        | Reason::RSM
-        | Reason::VMCLEAR
-        | Reason::VMLAUNCH
-        | Reason::VMPTRLD
-        | Reason::VMPTRST
-        | Reason::VMREAD
-        | Reason::VMRESUME
-        | Reason::VMWRITE
-        | Reason::VMXOFF
-        | Reason::VMXON
-        | Reason::INVEPT
-        | Reason::INVVPID
-        | Reason::VMFUNC
-        | Reason::ENCLS
-        | Reason::ENCLV
-        | Reason::PCONFIG
-        | Reason::XSAVES
-        | Reason::XRSTORS
-        | Reason::UMWAIT
-        | Reason::TPAUSE
-        | Reason::LOADIWKEY
-        | Reason::ENQCMD
-        | Reason::ENQCMDS
-        | Reason::SEAMCALL
-        | Reason::TDCALL
-        | Reason::RDMSRLIST
-        | Reason::WRMSRLIST
-        | Reason::URDMSR
-        | Reason::UWRMSR
-        | Reason::RDMSR_IMMEDIATE
-        | Reason::WRMSRNS_IMMEDIATE => Exit::Undefined,
-        // After the instruction that has held the bus: the guest goes on.
-        Reason::BUS_LOCK => Exit::HostInterrupt,
         // Leaving the inner loop empties the list, and the write comes again.
         Reason::PML_FULL => Exit::HostInterrupt,
-        Reason::INSTRUCTION_TIMEOUT => instruction_timeout(reason, fields),
+        absent if absent.is_absent() => Exit::Undefined,
         _ => unexpected(reason),
     }
 }
@@ -215,15 +180,6 @@ pub fn ept_violation(qualification: u64, gpa: Gpa) -> Exit {
         // Without a linear address it is a load of the PDPTEs.
         table_walk: !info.has(EptViolation::LINEAR | EptViolation::TRANSLATED),
     })
-}
-
-/// No instruction has ended for some time (28.2.1).
-fn instruction_timeout(reason: Reason, fields: &impl ReadFields) -> Exit {
-    const CONTEXT_INVALID: u64 = 1 << 0;
-    if fields.read(info::QUALIFICATION) & CONTEXT_INVALID != 0 {
-        return unexpected(reason);
-    }
-    Exit::HostInterrupt
 }
 
 /// The exit was in an IRET that had ended the blocking of NMIs already; it

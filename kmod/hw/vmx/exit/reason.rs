@@ -7,8 +7,20 @@
 #[repr(transparent)]
 pub struct Reason(pub u32);
 
+/// What makes an exit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// An event, or an instruction that does not always tell its length (software
+    /// interrupts, task switches).
+    Event,
+    /// An instruction, whose length is known.
+    Instruction,
+    /// Likewise, one that no guest is given.
+    Absent,
+}
+
 macro_rules! reasons {
-    ($( $name:ident = $number:expr, $words:expr; )*) => {
+    ($( $name:ident = $number:expr, $words:expr $(, $maker:ident)?; )*) => {
         impl Reason {
             $( #[doc = concat!($words, ".")] pub const $name: Self = Self($number); )*
 
@@ -18,6 +30,13 @@ macro_rules! reasons {
                     $( Self::$name => $words, )*
                     _ => return None,
                 })
+            }
+
+            const fn maker(self) -> Maker {
+                match self.basic() {
+                    $( $( Self::$name => Maker::$maker, )? )*
+                    _ => Maker::Event,
+                }
             }
         }
     };
@@ -34,76 +53,76 @@ reasons! {
     INTERRUPT_WINDOW = 7, "Interrupt window";
     NMI_WINDOW = 8, "NMI window";
     TASK_SWITCH = 9, "Task switch";
-    CPUID = 10, "CPUID";
-    GETSEC = 11, "GETSEC";
-    HLT = 12, "HLT";
-    INVD = 13, "INVD";
-    INVLPG = 14, "INVLPG";
-    RDPMC = 15, "RDPMC";
-    RDTSC = 16, "RDTSC";
-    RSM = 17, "RSM";
-    VMCALL = 18, "VMCALL";
-    VMCLEAR = 19, "VMCLEAR";
-    VMLAUNCH = 20, "VMLAUNCH";
-    VMPTRLD = 21, "VMPTRLD";
-    VMPTRST = 22, "VMPTRST";
-    VMREAD = 23, "VMREAD";
-    VMRESUME = 24, "VMRESUME";
-    VMWRITE = 25, "VMWRITE";
-    VMXOFF = 26, "VMXOFF";
-    VMXON = 27, "VMXON";
-    CONTROL_REGISTER = 28, "Control-register access";
-    DEBUG_REGISTER = 29, "MOV DR";
-    IO = 30, "I/O instruction";
-    RDMSR = 31, "RDMSR";
-    WRMSR = 32, "WRMSR";
+    CPUID = 10, "CPUID", Instruction;
+    GETSEC = 11, "GETSEC", Absent;
+    HLT = 12, "HLT", Instruction;
+    INVD = 13, "INVD", Instruction;
+    INVLPG = 14, "INVLPG", Instruction;
+    RDPMC = 15, "RDPMC", Instruction;
+    RDTSC = 16, "RDTSC", Instruction;
+    RSM = 17, "RSM", Absent;
+    VMCALL = 18, "VMCALL", Instruction;
+    VMCLEAR = 19, "VMCLEAR", Absent;
+    VMLAUNCH = 20, "VMLAUNCH", Absent;
+    VMPTRLD = 21, "VMPTRLD", Absent;
+    VMPTRST = 22, "VMPTRST", Absent;
+    VMREAD = 23, "VMREAD", Absent;
+    VMRESUME = 24, "VMRESUME", Absent;
+    VMWRITE = 25, "VMWRITE", Absent;
+    VMXOFF = 26, "VMXOFF", Absent;
+    VMXON = 27, "VMXON", Absent;
+    CONTROL_REGISTER = 28, "Control-register access", Instruction;
+    DEBUG_REGISTER = 29, "MOV DR", Instruction;
+    IO = 30, "I/O instruction", Instruction;
+    RDMSR = 31, "RDMSR", Instruction;
+    WRMSR = 32, "WRMSR", Instruction;
     INVALID_GUEST_STATE = 33, "VM-entry failure: invalid guest state";
     MSR_LOADING = 34, "VM-entry failure: MSR loading";
-    MWAIT = 36, "MWAIT";
+    MWAIT = 36, "MWAIT", Instruction;
     MONITOR_TRAP = 37, "Monitor trap flag";
-    MONITOR = 39, "MONITOR";
-    PAUSE = 40, "PAUSE";
+    MONITOR = 39, "MONITOR", Instruction;
+    PAUSE = 40, "PAUSE", Instruction;
     ENTRY_MACHINE_CHECK = 41, "VM-entry failure: machine check";
     TPR_BELOW_THRESHOLD = 43, "TPR below threshold";
     APIC_ACCESS = 44, "APIC access";
     VIRTUALIZED_EOI = 45, "Virtualized EOI";
-    GDTR_IDTR = 46, "Access to GDTR or IDTR";
-    LDTR_TR = 47, "Access to LDTR or TR";
+    GDTR_IDTR = 46, "Access to GDTR or IDTR", Instruction;
+    LDTR_TR = 47, "Access to LDTR or TR", Instruction;
     EPT_VIOLATION = 48, "EPT violation";
     EPT_MISCONFIGURATION = 49, "EPT misconfiguration";
-    INVEPT = 50, "INVEPT";
-    RDTSCP = 51, "RDTSCP";
+    INVEPT = 50, "INVEPT", Absent;
+    RDTSCP = 51, "RDTSCP", Instruction;
     PREEMPTION_TIMER = 52, "VMX-preemption timer";
-    INVVPID = 53, "INVVPID";
-    WBINVD = 54, "WBINVD or WBNOINVD";
-    XSETBV = 55, "XSETBV";
+    INVVPID = 53, "INVVPID", Absent;
+    WBINVD = 54, "WBINVD or WBNOINVD", Instruction;
+    XSETBV = 55, "XSETBV", Instruction;
     APIC_WRITE = 56, "APIC write";
-    RDRAND = 57, "RDRAND";
-    INVPCID = 58, "INVPCID";
-    VMFUNC = 59, "VMFUNC";
-    ENCLS = 60, "ENCLS";
-    RDSEED = 61, "RDSEED";
+    RDRAND = 57, "RDRAND", Instruction;
+    INVPCID = 58, "INVPCID", Instruction;
+    VMFUNC = 59, "VMFUNC", Absent;
+    ENCLS = 60, "ENCLS", Absent;
+    RDSEED = 61, "RDSEED", Instruction;
     PML_FULL = 62, "Page-modification log full";
-    XSAVES = 63, "XSAVES";
-    XRSTORS = 64, "XRSTORS";
-    PCONFIG = 65, "PCONFIG";
+    XSAVES = 63, "XSAVES", Absent;
+    XRSTORS = 64, "XRSTORS", Absent;
+    PCONFIG = 65, "PCONFIG", Absent;
     SUB_PAGE = 66, "SPP-related event";
-    UMWAIT = 67, "UMWAIT";
-    TPAUSE = 68, "TPAUSE";
-    LOADIWKEY = 69, "LOADIWKEY";
-    ENCLV = 70, "ENCLV";
-    ENQCMD = 72, "ENQCMD PASID translation failure";
-    ENQCMDS = 73, "ENQCMDS PASID translation failure";
+    UMWAIT = 67, "UMWAIT", Absent;
+    TPAUSE = 68, "TPAUSE", Absent;
+    LOADIWKEY = 69, "LOADIWKEY", Absent;
+    ENCLV = 70, "ENCLV", Absent;
+    ENQCMD = 72, "ENQCMD PASID translation failure", Absent;
+    ENQCMDS = 73, "ENQCMDS PASID translation failure", Absent;
     BUS_LOCK = 74, "Bus lock";
     INSTRUCTION_TIMEOUT = 75, "Instruction timeout";
-    SEAMCALL = 76, "SEAMCALL";
-    TDCALL = 77, "TDCALL";
-    RDMSRLIST = 78, "RDMSRLIST";
-    WRMSRLIST = 79, "WRMSRLIST";
-    URDMSR = 80, "URDMSR";
-    UWRMSR = 81, "UWRMSR";
-    RDMSR_IMMEDIATE = 84, "RDMSR with immediate";
-    WRMSRNS_IMMEDIATE = 85, "WRMSRNS with immediate";
+    SEAMCALL = 76, "SEAMCALL", Absent;
+    TDCALL = 77, "TDCALL", Absent;
+    RDMSRLIST = 78, "RDMSRLIST", Absent;
+    WRMSRLIST = 79, "WRMSRLIST", Absent;
+    URDMSR = 80, "URDMSR", Absent;
+    UWRMSR = 81, "UWRMSR", Absent;
+    RDMSR_IMMEDIATE = 84, "RDMSR with immediate", Absent;
+    WRMSRNS_IMMEDIATE = 85, "WRMSRNS with immediate", Absent;
 }
 
 impl Reason {
@@ -123,66 +142,13 @@ impl Reason {
     }
 
     /// The exit was made by an instruction, whose length is in
-    /// [`super::super::field::info::INSTRUCTION_LENGTH`] (28.2.5). Not among
-    /// them: software interrupts and task switches, which tell it sometimes.
-    pub const fn has_instruction_length(self) -> bool {
-        matches!(
-            self.basic(),
-            Self::CPUID
-                | Self::GETSEC
-                | Self::HLT
-                | Self::INVD
-                | Self::INVLPG
-                | Self::RDPMC
-                | Self::RDTSC
-                | Self::RSM
-                | Self::VMCALL
-                | Self::VMCLEAR
-                | Self::VMLAUNCH
-                | Self::VMPTRLD
-                | Self::VMPTRST
-                | Self::VMREAD
-                | Self::VMRESUME
-                | Self::VMWRITE
-                | Self::VMXOFF
-                | Self::VMXON
-                | Self::CONTROL_REGISTER
-                | Self::DEBUG_REGISTER
-                | Self::IO
-                | Self::RDMSR
-                | Self::WRMSR
-                | Self::MWAIT
-                | Self::MONITOR
-                | Self::PAUSE
-                | Self::GDTR_IDTR
-                | Self::LDTR_TR
-                | Self::INVEPT
-                | Self::RDTSCP
-                | Self::INVVPID
-                | Self::WBINVD
-                | Self::XSETBV
-                | Self::RDRAND
-                | Self::INVPCID
-                | Self::VMFUNC
-                | Self::ENCLS
-                | Self::RDSEED
-                | Self::XSAVES
-                | Self::XRSTORS
-                | Self::PCONFIG
-                | Self::UMWAIT
-                | Self::TPAUSE
-                | Self::LOADIWKEY
-                | Self::ENCLV
-                | Self::ENQCMD
-                | Self::ENQCMDS
-                | Self::SEAMCALL
-                | Self::TDCALL
-                | Self::RDMSRLIST
-                | Self::WRMSRLIST
-                | Self::URDMSR
-                | Self::UWRMSR
-                | Self::RDMSR_IMMEDIATE
-                | Self::WRMSRNS_IMMEDIATE
-        )
+    /// [`super::super::field::info::INSTRUCTION_LENGTH`] (28.2.5).
+    pub fn has_instruction_length(self) -> bool {
+        self.maker() != Maker::Event
+    }
+
+    /// The exit was made by an instruction that no guest is given.
+    pub fn is_absent(self) -> bool {
+        self.maker() == Maker::Absent
     }
 }

@@ -48,7 +48,7 @@ fn qualified(reason: Reason, qualification: u64) -> Exit {
 #[test]
 fn plain_reasons() {
     let plain: &[(&[u32], &str)] = &[
-        (&[1, 52, 62, 74], "HostInterrupt"),
+        (&[1, 52, 62], "HostInterrupt"),
         (&[7, 43], "InterruptWindow"),
         (&[8], "NmiWindow"),
         (&[10], "Cpuid"),
@@ -71,7 +71,7 @@ fn plain_reasons() {
             "Undefined",
         ),
     ];
-    let qualified = [0, 28, 29, 30, 45, 48, 75];
+    let qualified = [0, 28, 29, 30, 45, 48];
     for number in 0..=0xffffu32 {
         if qualified.contains(&number) {
             continue;
@@ -248,15 +248,6 @@ fn exceptions_and_nmis() {
             }
         }
     }
-}
-
-#[test]
-fn timeouts() {
-    assert!(matches!(qualified(Reason(75), 0), Exit::HostInterrupt));
-    assert!(matches!(
-        qualified(Reason(75), 1),
-        Exit::Unexpected { code: 75 }
-    ));
 }
 
 #[test]
