@@ -9,6 +9,7 @@
 mod features;
 mod handover;
 mod ipi;
+mod l1d;
 mod mitigation;
 mod msr;
 mod percpu;
@@ -26,12 +27,10 @@ pub use ipi::notify;
 pub use ipi::send_reschedule;
 #[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
 pub use ipi::{kick_many, run_on, CpuMask};
+pub use l1d::flush_l1d;
+pub use l1d::L1dFlush;
 pub use mitigation::another_guest;
-pub use mitigation::flush_l1d;
-pub use mitigation::l1tf_policy;
-pub use mitigation::l1tf_policy_ends;
 pub use mitigation::prediction_command;
-pub use mitigation::L1tf;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
 #[allow(unused_imports, reason = "VMX switches MSRs that always exist")]

@@ -26,7 +26,6 @@ pub mod exit;
 pub mod field;
 mod host_state;
 mod insn;
-mod l1d;
 pub mod msr_bitmap;
 mod msrs;
 pub mod run_timer;

@@ -5,8 +5,10 @@
 //! kernel's policy (`l1tf=`) asks for it, the cache is flushed before the guest
 //! runs: each time other code than the inner loop has run, or each time.
 
-use crate::host::cpu;
-use crate::host::cpu::L1tf;
+use super::bindings;
+use super::boot_cpu_has;
+use super::wrmsr_safe;
+use super::Feature;
 use crate::host::page::HostPages;
 use crate::pc::addr::PAGE_SIZE;
 use core::arch::asm;
@@ -19,9 +21,30 @@ const BUFFER_ORDER: u32 = 4;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// How the cache is flushed, and when.
-pub(super) struct L1dFlush {
-    policy: L1tf,
+const MSR_FLUSH_CMD: u32 = 0x10b;
+const L1D_FLUSH: u64 = 1 << 0;
+
+/// Flushes the cache, where the processor can by a command.
+pub fn flush_l1d() {
+    // SAFETY: The register has no state: a flush only costs time.
+    let _ = unsafe { wrmsr_safe(MSR_FLUSH_CMD, L1D_FLUSH) };
+}
+
+/// When the cache is flushed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    /// The processor does not need it, or the kernel was told not to.
+    Never,
+    /// When the host has run other code than the loop around the guest.
+    Conditional,
+    /// Before each entry.
+    Always,
+}
+
+/// How the cache is flushed, and when. While there is one, the kernel shows the
+/// policy to the user as ours.
+pub struct L1dFlush {
+    policy: Policy,
     /// For processors without the command.
     buffer: Option<HostPages>,
 }
@@ -32,9 +55,15 @@ impl L1dFlush {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<Self> {
-        let policy = cpu::l1tf_policy();
-        let by_hand = policy != L1tf::Never && !cpu::boot_cpu_has(cpu::Feature::FLUSH_L1D);
+    pub fn new() -> Result<Self> {
+        // SAFETY: Reads variables of the kernel that are set at boot, and sets the
+        // one that is the hypervisor's.
+        let policy = match unsafe { bindings::iv_l1tf_policy() } {
+            0 => Policy::Never,
+            1 => Policy::Conditional,
+            _ => Policy::Always,
+        };
+        let by_hand = policy != Policy::Never && !boot_cpu_has(Feature::FLUSH_L1D);
         let mut flush = Self {
             policy,
             buffer: None,
@@ -47,23 +76,23 @@ impl L1dFlush {
 
     /// Other code than the inner loop has run.
     #[inline]
-    pub(super) fn on_load(&self) {
-        if self.policy == L1tf::Conditional {
+    pub fn on_load(&self) {
+        if self.policy == Policy::Conditional {
             self.flush();
         }
     }
 
     /// Whether each entry is to be preceded by [`Self::flush`].
     #[inline]
-    pub(super) fn at_each_entry(&self) -> bool {
-        self.policy == L1tf::Always
+    pub fn at_each_entry(&self) -> bool {
+        self.policy == Policy::Always
     }
 
     /// Flushes it.
     #[cold]
-    pub(super) fn flush(&self) {
+    pub fn flush(&self) {
         let Some(buffer) = &self.buffer else {
-            cpu::flush_l1d();
+            flush_l1d();
             return;
         };
         // Translations first, so that the second pass only loads lines.
@@ -74,7 +103,8 @@ impl L1dFlush {
 
 impl Drop for L1dFlush {
     fn drop(&mut self) {
-        cpu::l1tf_policy_ends();
+        // SAFETY: Sets the variable that is the hypervisor's.
+        unsafe { bindings::iv_l1tf_policy_ends() };
     }
 }
 
