@@ -129,8 +129,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     words: Words,
     entered: Entered,
     run_timer: RunTimer,
-    /// Entries with IF 0 since `load`.
-    closed_runs: u32,
     /// RSP of the host as the VMCS has it.
     host_rsp: u64,
     /// CR0 as the guest wrote it; bits that it changes without an exit may be
@@ -260,7 +258,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             words,
             entered: Entered::new(),
             run_timer: setup::run_timer(controls),
-            closed_runs: 0,
             host_rsp: 0,
             cr0: Cr0(0),
             cr4: Cr4(0),
@@ -311,7 +308,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         }
         self.host.load(off);
         self.msrs.load();
-        self.open();
         self.shared.l1d.on_load();
     }
 

@@ -16,7 +16,6 @@ use super::field::info;
 use super::field::ReadFields;
 use super::insn;
 use super::insn::InveptScope;
-use super::setup;
 use super::vmcs::Current;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
@@ -133,13 +132,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if insn::read_cr2() != self.cr2 {
             insn::write_cr2(self.cr2);
         }
-        if regs.rflags.0 & Rflags::IF.0 == 0 {
-            self.closed_runs = self.closed_runs.wrapping_add(1);
-            if self.closed_runs == setup::MOST_CLOSED_RUNS {
-                self.run_timer.close(true);
-                self.chores.set(Chores::TIMER, true);
-            }
-        }
         if self.chores != Chores(0) && !self.do_chores() {
             return self.entry_refused(result::FAULTED);
         }
@@ -221,16 +213,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.chores.set(Chores::FLUSH_TLB, true);
         self.host.moved(off);
         self.msrs.moved(cpu::host_tsc_aux(off));
-    }
-
-    /// After interrupts were on: the guest may run for long again.
-    #[inline]
-    pub(super) fn open(&mut self) {
-        if self.closed_runs >= setup::MOST_CLOSED_RUNS {
-            self.run_timer.close(false);
-            self.chores.set(Chores::TIMER, true);
-        }
-        self.closed_runs = 0;
     }
 
     /// Has the next run end when it is to.

@@ -33,8 +33,6 @@ pub struct RunTimer {
     written: u32,
     /// Runs end when the host's TSC reads this.
     deadline: u64,
-    /// Runs end at once.
-    closed: bool,
 }
 
 impl RunTimer {
@@ -48,7 +46,6 @@ impl RunTimer {
             longest,
             written: longest,
             deadline: NEVER,
-            closed: false,
         }
     }
 
@@ -63,24 +60,18 @@ impl RunTimer {
         self.deadline = deadline.unwrap_or(NEVER);
     }
 
-    /// Whether runs end at once, whatever the deadline is.
-    #[inline]
-    pub fn close(&mut self, closed: bool) {
-        self.closed = closed;
-    }
-
     /// Whether what the last [`RunTimer::next`] has told holds for all entries to
     /// come; otherwise it is to be asked before each.
     #[inline]
     pub const fn is_settled(&self) -> bool {
-        self.closed || self.deadline == NEVER
+        self.deadline == NEVER
     }
 
     /// What is to be written to the VMCS for an entry when the host's TSC reads
     /// `now`, if it has something else.
     #[inline]
     pub fn next(&mut self, now: u64) -> Option<u32> {
-        let counts = if self.closed { 0 } else { self.counts(now) };
+        let counts = self.counts(now);
         if counts == self.written {
             return None;
         }
@@ -103,7 +94,7 @@ impl RunTimer {
     /// reads `now`.
     #[inline]
     pub const fn is_due(&self, now: u64) -> bool {
-        !self.closed && now >= self.deadline
+        now >= self.deadline
     }
 }
 
@@ -171,23 +162,12 @@ mod tests {
         let mut timer = RunTimer::new(0, 500);
         timer.set_deadline(Some(100));
         assert_eq!(timer.next(40), Some(60));
-        timer.set_deadline(None);
-        assert_eq!(timer.next(50), Some(500));
-        assert!(timer.is_settled());
-    }
-
-    #[test]
-    fn closed_runs_end_at_once_and_not_by_the_deadline() {
-        let mut timer = RunTimer::new(0, 500);
-        timer.set_deadline(Some(100));
-        timer.close(true);
-        assert_eq!(timer.next(40), Some(0));
-        assert!(timer.is_settled());
-        assert!(!timer.is_due(100));
-        timer.close(false);
-        assert_eq!(timer.next(40), Some(60));
         assert!(!timer.is_due(99));
         assert!(timer.is_due(100));
+        timer.set_deadline(None);
+        assert!(!timer.is_due(100));
+        assert_eq!(timer.next(50), Some(500));
+        assert!(timer.is_settled());
     }
 
     #[test]

@@ -26,15 +26,10 @@ const NO_LINK: u64 = u64::MAX;
 /// How long a guest runs at most without an exit, in milliseconds.
 ///
 /// An interrupt of the host ends the run of a guest whatever the guest's IF is,
-/// so that would not need a bound. But the processor is not always one: Bochs
-/// holds the interrupt back while IF is 0, if host and guest had it 0 at the
-/// entry. The timer is loaded at each entry by the processor itself and costs
+/// so that would not need a bound; but not every emulated processor is one where
+/// it does. The timer is loaded at each entry by the processor itself and costs
 /// one exit in that time.
 const LONGEST_RUN: u64 = 2;
-
-/// For the same reason, how often at most a guest with IF 0 is entered in a row:
-/// a guest that exits all the time never runs so long.
-pub(super) const MOST_CLOSED_RUNS: u32 = 128;
 
 /// The control words that change while the VMCS is in use.
 pub(super) struct Words {
