@@ -8,12 +8,14 @@
 
 mod words;
 
+use self::words::ControlWord;
 pub use self::words::EntryControls;
 pub use self::words::EptVpid;
 pub use self::words::ExitControls;
 pub use self::words::Pin;
 pub use self::words::Primary;
 pub use self::words::Secondary;
+use self::words::Use;
 
 use crate::pc::addr::Hpa;
 use crate::pc::regs::Cr0;
@@ -131,90 +133,6 @@ pub struct Word<T> {
     pub available: T,
 }
 
-/// How we use the bits of one word.
-struct Policy<T> {
-    /// On in every VMCS; without one of them no guest runs.
-    required: T,
-    /// Switched on and off; without one of them no guest runs.
-    switched: T,
-    /// On in every VMCS where the processor has it.
-    preferred: T,
-    /// Switched on where the processor has it and a guest wants it.
-    optional: T,
-    /// Does no harm where it cannot be switched off.
-    tolerated: T,
-}
-
-const PIN: Policy<Pin> = Policy {
-    required: Pin(Pin::EXTERNAL_INTERRUPT.0 | Pin::NMI.0 | Pin::VIRTUAL_NMIS.0),
-    switched: Pin::NONE,
-    preferred: Pin::NONE,
-    optional: Pin(Pin::PREEMPTION_TIMER.0 | Pin::POSTED_INTERRUPTS.0),
-    tolerated: Pin::NONE,
-};
-
-const PRIMARY: Policy<Primary> = Policy {
-    required: Primary(
-        Primary::TSC_OFFSETTING.0
-            | Primary::HLT.0
-            | Primary::MWAIT.0
-            | Primary::RDPMC.0
-            | Primary::CR8_LOAD.0
-            | Primary::CR8_STORE.0
-            | Primary::MOV_DR.0
-            | Primary::UNCONDITIONAL_IO.0
-            | Primary::MSR_BITMAPS.0
-            | Primary::MONITOR.0
-            | Primary::SECONDARY.0,
-    ),
-    switched: Primary(Primary::INTERRUPT_WINDOW.0 | Primary::NMI_WINDOW.0),
-    preferred: Primary::NONE,
-    optional: Primary::TPR_SHADOW,
-    // Processors without the TRUE MSRs; the exits are answered.
-    tolerated: Primary(Primary::CR3_LOAD.0 | Primary::CR3_STORE.0),
-};
-
-const SECONDARY: Policy<Secondary> = Policy {
-    required: Secondary(Secondary::EPT.0 | Secondary::UNRESTRICTED_GUEST.0),
-    switched: Secondary::NONE,
-    preferred: Secondary(Secondary::VPID.0 | Secondary::WBINVD.0),
-    optional: Secondary(
-        Secondary::APIC_ACCESSES.0
-            | Secondary::RDTSCP.0
-            | Secondary::X2APIC.0
-            | Secondary::APIC_REGISTERS.0
-            | Secondary::VIRTUAL_INTERRUPTS.0
-            | Secondary::PAUSE_LOOP.0
-            | Secondary::INVPCID.0
-            | Secondary::ENCLS.0
-            | Secondary::PML.0
-            | Secondary::XSAVES.0
-            | Secondary::TSC_SCALING.0,
-    ),
-    tolerated: Secondary::NONE,
-};
-
-const EXIT: Policy<ExitControls> = Policy {
-    required: ExitControls(
-        ExitControls::SAVE_DEBUG.0
-            | ExitControls::HOST_64BIT.0
-            | ExitControls::ACKNOWLEDGE_INTERRUPT.0
-            | ExitControls::LOAD_EFER.0,
-    ),
-    switched: ExitControls::NONE,
-    preferred: ExitControls::SAVE_EFER,
-    optional: ExitControls::NONE,
-    tolerated: ExitControls::NONE,
-};
-
-const ENTRY: Policy<EntryControls> = Policy {
-    required: EntryControls(EntryControls::LOAD_DEBUG.0 | EntryControls::LOAD_EFER.0),
-    switched: EntryControls::GUEST_IA32E,
-    preferred: EntryControls::NONE,
-    optional: EntryControls::NONE,
-    tolerated: EntryControls::NONE,
-};
-
 /// Without one of them no guest runs.
 const EPT_REQUIRED: EptVpid = EptVpid(
     EptVpid::WALK_4.0
@@ -235,39 +153,26 @@ struct Outcome<T> {
     forced: T,
 }
 
-macro_rules! negotiate_word {
-    ($name:ident, $type:ident) => {
-        /// `must`: bits that must be 1; `can`: bits that can be.
-        fn $name(policy: &Policy<$type>, must: $type, can: $type) -> Outcome<$type> {
-            let wanted = policy.required | policy.preferred;
-            let known = wanted | policy.switched | policy.optional;
-            // The rest of `must` are reserved bits, which have to be as they are.
-            let base = (wanted & can) | must;
-            let harmless = wanted | policy.tolerated;
-            Outcome {
-                word: Word {
-                    base,
-                    available: base | (known & can),
-                },
-                missing: (policy.required | policy.switched).without(can),
-                forced: (must & $type::NAMED).without(harmless),
-            }
-        }
+/// Negotiates one word by its capability MSR: the bits that must be 1 are in the low
+/// half, and those that can be in the high half.
+fn negotiate<T: ControlWord>(msr: u64) -> Outcome<T> {
+    let must = T::from_bits(msr as u32);
+    let can = T::from_bits((msr >> 32) as u32);
+    let used = |ways: &[Use]| {
+        let bits = T::USES.iter().filter(|(_, way)| ways.contains(way));
+        bits.fold(T::from_bits(0), |all, (bit, _)| all | *bit)
     };
-}
-
-negotiate_word!(negotiate_pin, Pin);
-negotiate_word!(negotiate_primary, Primary);
-negotiate_word!(negotiate_secondary, Secondary);
-negotiate_word!(negotiate_exit, ExitControls);
-negotiate_word!(negotiate_entry, EntryControls);
-
-const fn must(msr: u64) -> u32 {
-    msr as u32
-}
-
-const fn can(msr: u64) -> u32 {
-    (msr >> 32) as u32
+    let wanted = used(&[Use::Required, Use::Preferred]);
+    // The rest of `must` are reserved bits, which have to be as they are.
+    let base = (wanted & can) | must;
+    Outcome {
+        word: Word {
+            base,
+            available: base | (used(&[Use::Switched, Use::Optional]) & can),
+        },
+        missing: used(&[Use::Required, Use::Switched]) & !can,
+        forced: must & T::KNOWN & !(wanted | used(&[Use::Tolerated])),
+    }
 }
 
 /// Bits of every word.
@@ -360,20 +265,11 @@ impl Controls {
     /// What is missing. Controls behind another that is missing are not named.
     pub fn negotiate(capabilities: &Capabilities) -> Result<Self, Missing> {
         let c = capabilities;
-        let pin = negotiate_pin(&PIN, Pin(must(c.pin)), Pin(can(c.pin)));
-        let primary =
-            negotiate_primary(&PRIMARY, Primary(must(c.primary)), Primary(can(c.primary)));
-        let secondary = negotiate_secondary(
-            &SECONDARY,
-            Secondary(must(c.secondary)),
-            Secondary(can(c.secondary)),
-        );
-        let exit = negotiate_exit(&EXIT, ExitControls(must(c.exit)), ExitControls(can(c.exit)));
-        let entry = negotiate_entry(
-            &ENTRY,
-            EntryControls(must(c.entry)),
-            EntryControls(can(c.entry)),
-        );
+        let pin = negotiate::<Pin>(c.pin);
+        let primary = negotiate::<Primary>(c.primary);
+        let secondary = negotiate::<Secondary>(c.secondary);
+        let exit = negotiate::<ExitControls>(c.exit);
+        let entry = negotiate::<EntryControls>(c.entry);
         let ept = EptVpid(c.ept_vpid);
 
         let mut absent = Bits {
@@ -533,26 +429,19 @@ impl Controls {
     }
 }
 
-macro_rules! word_drop {
-    ($type:ident) => {
-        impl Word<$type> {
-            /// Leaves `bits` out of use.
-            fn drop(&mut self, bits: $type) {
-                self.base = self.base.without(bits);
-                self.available = self.available.without(bits);
-            }
+impl<T: ControlWord> Word<T> {
+    /// Leaves `bits` out of use.
+    fn drop(&mut self, bits: T) {
+        self.base = self.base & !bits;
+        self.available = self.available & !bits;
+    }
 
-            /// The base and, of `extra`, what there is.
-            #[inline]
-            pub fn with(self, extra: $type) -> $type {
-                self.base | (extra & self.available)
-            }
-        }
-    };
+    /// The base and, of `extra`, what there is.
+    #[inline]
+    pub fn with(self, extra: T) -> T {
+        self.base | (extra & self.available)
+    }
 }
-
-word_drop!(Pin);
-word_drop!(Secondary);
 
 #[cfg(test)]
 mod tests;
