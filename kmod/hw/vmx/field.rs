@@ -4,7 +4,8 @@
 //!
 //! Each is declared once: encoding, width (its type) and meaning. The groups
 //! are those of the encoding: [`control`], [`info`] (read-only), [`guest`] and
-//! [`host`]. Which of the rarer ones exist, the capability MSRs tell.
+//! [`host`]. Fields of features that we do not use are not here; which of the
+//! rarer ones exist, the capability MSRs tell.
 
 use crate::pc::regs::SegReg;
 
@@ -124,9 +125,6 @@ pub mod control {
         Field16 {
             VPID = 0x0000, "Virtual-processor identifier";
             POSTED_NOTIFICATION_VECTOR = 0x0002, "Posted-interrupt notification vector";
-            EPTP_INDEX = 0x0004, "EPTP index";
-            HLAT_PREFIX_SIZE = 0x0006, "HLAT prefix size";
-            LAST_PID_POINTER_INDEX = 0x0008, "Last PID-pointer index";
         }
         Field32 {
             PIN = 0x4000, "Pin-based controls";
@@ -147,57 +145,28 @@ pub mod control {
             SECONDARY = 0x401e, "Secondary processor-based controls";
             PLE_GAP = 0x4020, "PAUSE-loop gap";
             PLE_WINDOW = 0x4022, "PAUSE-loop window";
-            INSTRUCTION_TIMEOUT = 0x4024, "Instruction timeout";
         }
         Field64 {
-            IO_BITMAP_A = 0x2000, "Address of I/O bitmap A";
-            IO_BITMAP_B = 0x2002, "Address of I/O bitmap B";
             MSR_BITMAP = 0x2004, "Address of the MSR bitmaps";
-            EXIT_MSR_STORE = 0x2006, "VM-exit MSR-store address";
-            EXIT_MSR_LOAD = 0x2008, "VM-exit MSR-load address";
-            ENTRY_MSR_LOAD = 0x200a, "VM-entry MSR-load address";
-            EXECUTIVE_VMCS = 0x200c, "Executive-VMCS pointer";
             PML_ADDRESS = 0x200e, "PML address";
             TSC_OFFSET = 0x2010, "TSC offset";
             VIRTUAL_APIC_PAGE = 0x2012, "Virtual-APIC address";
             APIC_ACCESS_PAGE = 0x2014, "APIC-access address";
             POSTED_DESCRIPTOR = 0x2016, "Posted-interrupt descriptor address";
-            VM_FUNCTIONS = 0x2018, "VM-function controls";
             EPTP = 0x201a, "EPT pointer";
             EOI_EXIT_0 = 0x201c, "EOI-exit bitmap 0";
             EOI_EXIT_1 = 0x201e, "EOI-exit bitmap 1";
             EOI_EXIT_2 = 0x2020, "EOI-exit bitmap 2";
             EOI_EXIT_3 = 0x2022, "EOI-exit bitmap 3";
-            EPTP_LIST = 0x2024, "EPTP-list address";
-            VMREAD_BITMAP = 0x2026, "VMREAD-bitmap address";
-            VMWRITE_BITMAP = 0x2028, "VMWRITE-bitmap address";
-            VE_INFORMATION = 0x202a, "Virtualization-exception information address";
             XSS_EXITING = 0x202c, "XSS-exiting bitmap";
             ENCLS_EXITING = 0x202e, "ENCLS-exiting bitmap";
-            SUB_PAGE_TABLE = 0x2030, "Sub-page-permission-table pointer";
             TSC_MULTIPLIER = 0x2032, "TSC multiplier";
-            TERTIARY = 0x2034, "Tertiary processor-based controls";
-            ENCLV_EXITING = 0x2036, "ENCLV-exiting bitmap";
-            LOW_PASID_DIRECTORY = 0x2038, "Low PASID directory address";
-            HIGH_PASID_DIRECTORY = 0x203a, "High PASID directory address";
-            SHARED_EPTP = 0x203c, "Shared EPT pointer";
-            PCONFIG_EXITING = 0x203e, "PCONFIG-exiting bitmap";
-            HLATP = 0x2040, "HLAT pointer";
-            PID_POINTER_TABLE = 0x2042, "PID-pointer table address";
-            SECONDARY_EXIT = 0x2044, "Secondary VM-exit controls";
-            SPEC_CTRL_MASK = 0x204a, "IA32_SPEC_CTRL mask";
-            SPEC_CTRL_SHADOW = 0x204c, "IA32_SPEC_CTRL shadow";
-            INJECTED_EVENT_DATA = 0x2052, "Injected-event data";
         }
         FieldNatural {
             CR0_MASK = 0x6000, "CR0 guest/host mask";
             CR4_MASK = 0x6002, "CR4 guest/host mask";
             CR0_SHADOW = 0x6004, "CR0 read shadow";
             CR4_SHADOW = 0x6006, "CR4 read shadow";
-            CR3_TARGET_0 = 0x6008, "CR3-target value 0";
-            CR3_TARGET_1 = 0x600a, "CR3-target value 1";
-            CR3_TARGET_2 = 0x600c, "CR3-target value 2";
-            CR3_TARGET_3 = 0x600e, "CR3-target value 3";
         }
     }
 }
@@ -221,14 +190,9 @@ pub mod info {
         }
         Field64 {
             GUEST_PHYSICAL = 0x2400, "Guest-physical address";
-            ORIGINAL_EVENT_DATA = 0x2404, "Original-event data";
         }
         FieldNatural {
             QUALIFICATION = 0x6400, "Exit qualification";
-            IO_RCX = 0x6402, "I/O RCX";
-            IO_RSI = 0x6404, "I/O RSI";
-            IO_RDI = 0x6406, "I/O RDI";
-            IO_RIP = 0x6408, "I/O RIP";
             GUEST_LINEAR = 0x640a, "Guest-linear address";
         }
     }
@@ -251,7 +215,6 @@ pub mod guest {
             TR_SELECTOR = 0x080e, "TR selector";
             INTERRUPT_STATUS = 0x0810, "Guest interrupt status";
             PML_INDEX = 0x0812, "PML index";
-            UINV = 0x0814, "User-interrupt notification vector";
         }
         Field32 {
             ES_LIMIT = 0x4800, "ES limit";
@@ -274,24 +237,17 @@ pub mod guest {
             TR_ACCESS = 0x4822, "TR access rights";
             INTERRUPTIBILITY = 0x4824, "Interruptibility state";
             ACTIVITY = 0x4826, "Activity state";
-            SMBASE = 0x4828, "SMBASE";
             SYSENTER_CS = 0x482a, "IA32_SYSENTER_CS";
             PREEMPTION_TIMER = 0x482e, "VMX-preemption timer value";
         }
         Field64 {
             LINK_POINTER = 0x2800, "VMCS link pointer";
             DEBUGCTL = 0x2802, "IA32_DEBUGCTL";
-            PAT = 0x2804, "IA32_PAT";
             EFER = 0x2806, "IA32_EFER";
-            PERF_GLOBAL_CTRL = 0x2808, "IA32_PERF_GLOBAL_CTRL";
             PDPTE0 = 0x280a, "PDPTE 0";
             PDPTE1 = 0x280c, "PDPTE 1";
             PDPTE2 = 0x280e, "PDPTE 2";
             PDPTE3 = 0x2810, "PDPTE 3";
-            BNDCFGS = 0x2812, "IA32_BNDCFGS";
-            RTIT_CTL = 0x2814, "IA32_RTIT_CTL";
-            LBR_CTL = 0x2816, "IA32_LBR_CTL";
-            PKRS = 0x2818, "IA32_PKRS";
         }
         FieldNatural {
             CR0 = 0x6800, "CR0";
@@ -314,9 +270,6 @@ pub mod guest {
             PENDING_DEBUG = 0x6822, "Pending debug exceptions";
             SYSENTER_ESP = 0x6824, "IA32_SYSENTER_ESP";
             SYSENTER_EIP = 0x6826, "IA32_SYSENTER_EIP";
-            S_CET = 0x6828, "IA32_S_CET";
-            SSP = 0x682a, "SSP";
-            INTERRUPT_SSP_TABLE = 0x682c, "IA32_INTERRUPT_SSP_TABLE_ADDR";
         }
     }
 }
@@ -340,10 +293,7 @@ pub mod host {
             SYSENTER_CS = 0x4c00, "IA32_SYSENTER_CS";
         }
         Field64 {
-            PAT = 0x2c00, "IA32_PAT";
             EFER = 0x2c02, "IA32_EFER";
-            PERF_GLOBAL_CTRL = 0x2c04, "IA32_PERF_GLOBAL_CTRL";
-            PKRS = 0x2c06, "IA32_PKRS";
         }
         FieldNatural {
             CR0 = 0x6c00, "CR0";
@@ -358,9 +308,6 @@ pub mod host {
             SYSENTER_EIP = 0x6c12, "IA32_SYSENTER_EIP";
             RSP = 0x6c14, "RSP";
             RIP = 0x6c16, "RIP";
-            S_CET = 0x6c18, "IA32_S_CET";
-            SSP = 0x6c1a, "SSP";
-            INTERRUPT_SSP_TABLE = 0x6c1c, "IA32_INTERRUPT_SSP_TABLE_ADDR";
         }
     }
 }
