@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VMCS in lines that a person can read.
+//! A VMCS that has been refused, in lines that a person can read: all fields that
+//! there are, and in words what says why.
 
-mod names;
-
-use self::names::EventInfo;
 use super::controls::EntryControls;
 use super::controls::ExitControls;
 use super::controls::Pin;
@@ -12,7 +10,7 @@ use super::controls::Primary;
 use super::controls::Secondary;
 use super::event::Interruptibility;
 use super::event::Interruption;
-use super::exit::EptViolation;
+use super::event::Kind;
 use super::exit::Reason;
 use super::field::control;
 use super::field::guest;
@@ -34,15 +32,60 @@ type Read<'a> = &'a dyn Fn(u32) -> Option<u64>;
 /// Takes one line, without its end.
 type Line<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
-/// Hands the VMCS to `line`, field by field as `read` finds them: why the last
-/// entry or exit ended, the guest, the host, and what the processor is told to
-/// do. What it does not have is left out.
+/// Hands the VMCS to `line`, as `read` finds it: why the last entry or exit ended,
+/// the guest, the host, and what the processor is told to do.
 pub fn dump(read: Read<'_>, line: Line<'_>) {
-    dump_exit(read, line);
-    dump_guest(read, line);
+    line(format_args!("VMCS: the last exit or failed entry"));
+    table(read, line, info::ALL, Values::NonZero);
+    explain(read, line, info::INSTRUCTION_ERROR, "error", |number| {
+        instruction_error(number)
+    });
+    explain(read, line, info::REASON, "reason", Reason);
+    if read(info::REASON.encoding()).is_some_and(is_invalid_state) {
+        explain(read, line, info::QUALIFICATION, "invalid", |number| {
+            invalid_guest_state(number)
+        });
+    }
+    line(format_args!("VMCS: guest"));
+    table(read, line, guest::ALL, Values::All);
+    segments(read, line);
+    explain(
+        read,
+        line,
+        guest::INTERRUPTIBILITY,
+        "interruptibility",
+        Interruptibility,
+    );
     line(format_args!("VMCS: host"));
     table(read, line, host::ALL, Values::All);
-    dump_controls(read, line);
+    line(format_args!("VMCS: controls"));
+    table(read, line, control::ALL, Values::NonZero);
+    explain(read, line, control::PIN, "pin-based", Pin);
+    explain(read, line, control::PRIMARY, "primary", Primary);
+    explain(read, line, control::SECONDARY, "secondary", Secondary);
+    explain(read, line, control::EXIT, "exit", ExitControls);
+    explain(read, line, control::ENTRY, "entry", EntryControls);
+    explain(
+        read,
+        line,
+        control::ENTRY_INTERRUPTION,
+        "injected",
+        Interruption,
+    );
+}
+
+/// What the value of a field means.
+fn explain<F: Field, M: fmt::Display>(
+    read: Read<'_>,
+    line: Line<'_>,
+    field: F,
+    what: &str,
+    meaning: impl FnOnce(F::Value) -> M,
+) {
+    if let Some(value) = read(field.encoding()) {
+        let meaning = meaning(F::from_register(value));
+        line(format_args!("  {what}: {meaning}"));
+    }
 }
 
 /// Fields and their values, on one line.
@@ -69,7 +112,7 @@ enum Values {
     NonZero,
 }
 
-/// The fields of a group that have no line of their own, the widest first.
+/// The fields of a group, the widest first, but for those of segments.
 fn table(read: Read<'_>, line: Line<'_>, group: &'static [Described], values: Values) {
     const WIDTHS: [u32; 4] = [
         FieldNatural::WIDTH,
@@ -80,7 +123,7 @@ fn table(read: Read<'_>, line: Line<'_>, group: &'static [Described], values: Va
     for width in WIDTHS {
         let mut fields = group
             .iter()
-            .filter(|field| field.encoding >> 13 == width && !has_a_line(field.encoding))
+            .filter(|field| field.encoding >> 13 == width && !is_of_segment(field.encoding))
             .filter_map(|field| Some((field, read(field.encoding)?)))
             .filter(|(_, value)| *value != 0 || values == Values::All);
         while let Some(first) = fields.next() {
@@ -90,99 +133,20 @@ fn table(read: Read<'_>, line: Line<'_>, group: &'static [Described], values: Va
     }
 }
 
-/// Told apart from the tables, with what it means.
-fn has_a_line(field: u32) -> bool {
-    macro_rules! is_one_of {
-        ($($first:path => $last:path;)*) => {
-            $(($first.encoding()..=$last.encoding()).contains(&field))||*
-        };
-    }
-    is_one_of! {
-        info::INSTRUCTION_ERROR => info::VECTORING_ERROR_CODE;
-        info::QUALIFICATION => info::QUALIFICATION;
-        guest::ES_SELECTOR => guest::TR_SELECTOR;
-        guest::ES_LIMIT => guest::IDTR_LIMIT;
-        guest::ES_ACCESS => guest::TR_ACCESS;
-        guest::ES_BASE => guest::IDTR_BASE;
-        guest::INTERRUPTIBILITY => guest::ACTIVITY;
-        control::PIN => control::PRIMARY;
-        control::SECONDARY => control::SECONDARY;
-        control::EXIT => control::EXIT;
-        control::ENTRY => control::ENTRY;
-        control::ENTRY_INTERRUPTION => control::ENTRY_ERROR_CODE;
-    }
+fn is_of_segment(field: u32) -> bool {
+    SegReg::ALL.iter().any(|which| {
+        let fields = SegmentFields::of(*which);
+        [
+            fields.selector.encoding(),
+            fields.limit.encoding(),
+            fields.access.encoding(),
+            fields.base.encoding(),
+        ]
+        .contains(&field)
+    })
 }
 
-fn dump_exit(read: Read<'_>, line: Line<'_>) {
-    line(format_args!("VMCS: the last exit or failed entry"));
-    if let Some(error) = read(info::INSTRUCTION_ERROR.encoding()) {
-        let name = names::instruction_error(error);
-        line(format_args!("  VM-instruction error {error}: {name}"));
-    }
-    let Some(value) = read(info::REASON.encoding()) else {
-        return;
-    };
-    let reason = Reason(value as u32);
-    let name = reason.name().unwrap_or("not defined");
-    let failed = if reason.is_entry_failure() {
-        " (entry failed)"
-    } else {
-        ""
-    };
-    line(format_args!("  reason {:#x}: {name}{failed}", reason.0));
-    dump_qualification(reason, read, line);
-    for (name, info, code) in [
-        ("event", info::INTERRUPTION, info::ERROR_CODE),
-        ("delivered", info::VECTORING, info::VECTORING_ERROR_CODE),
-        (
-            "injected",
-            control::ENTRY_INTERRUPTION,
-            control::ENTRY_ERROR_CODE,
-        ),
-    ] {
-        let (Some(value), Some(code)) = (read(info.encoding()), read(code.encoding())) else {
-            continue;
-        };
-        let event = EventInfo(Interruption(value as u32));
-        line(format_args!(
-            "  {name} {value:#x}: {event}; error code {code:#x}"
-        ));
-    }
-    table(read, line, info::ALL, Values::NonZero);
-}
-
-fn dump_qualification(reason: Reason, read: Read<'_>, line: Line<'_>) {
-    let Some(value) = read(info::QUALIFICATION.encoding()) else {
-        return;
-    };
-    match reason.basic() {
-        Reason::EPT_VIOLATION => {
-            let names = EptViolation(value);
-            line(format_args!("  qualification {value:#x}: {names}"));
-        }
-        Reason::INVALID_GUEST_STATE => {
-            let name = names::invalid_guest_state(value);
-            line(format_args!("  qualification {value:#x}: {name}"));
-        }
-        _ => line(format_args!("  qualification {value:#x}")),
-    }
-}
-
-fn dump_guest(read: Read<'_>, line: Line<'_>) {
-    line(format_args!("VMCS: guest"));
-    table(read, line, guest::ALL, Values::All);
-    dump_segments(read, line);
-    if let Some(value) = read(guest::ACTIVITY.encoding()) {
-        let name = names::activity(value);
-        line(format_args!("  activity {value}: {name}"));
-    }
-    if let Some(value) = read(guest::INTERRUPTIBILITY.encoding()) {
-        let names = Interruptibility(value as u32);
-        line(format_args!("  interruptibility {value:#x}: {names}"));
-    }
-}
-
-fn dump_segments(read: Read<'_>, line: Line<'_>) {
+fn segments(read: Read<'_>, line: Line<'_>) {
     const NAMES: [&str; 8] = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"];
     for (which, name) in SegReg::ALL.iter().zip(NAMES) {
         let fields = SegmentFields::of(*which);
@@ -194,41 +158,66 @@ fn dump_segments(read: Read<'_>, line: Line<'_>) {
         ) else {
             continue;
         };
-        let dpl = access >> 5 & 3;
-        let kind = names::segment_type(access);
         line(format_args!(
-            "  {name:<4} {selector:04x} base={base:016x} limit={limit:08x} access={access:05x} DPL {dpl}, {kind}"
-        ));
-    }
-    for (name, base, limit) in [
-        ("GDTR", guest::GDTR_BASE, guest::GDTR_LIMIT),
-        ("IDTR", guest::IDTR_BASE, guest::IDTR_LIMIT),
-    ] {
-        let (Some(base), Some(limit)) = (read(base.encoding()), read(limit.encoding())) else {
-            continue;
-        };
-        line(format_args!(
-            "  {name}      base={base:016x} limit={limit:08x}"
+            "  {name:<4} {selector:04x} base={base:016x} limit={limit:08x} access={access:05x}"
         ));
     }
 }
 
-fn dump_controls(read: Read<'_>, line: Line<'_>) {
-    line(format_args!("VMCS: controls"));
-    macro_rules! word {
-        ($field:expr, $type:ident($repr:ty), $name:expr) => {
-            if let Some(value) = read($field.encoding()) {
-                let names = $type(value as $repr);
-                line(format_args!("  {} {value:#010x}: {names}", $name));
-            }
-        };
+/// VM-instruction errors of an entry: SDM vol. 3, 31.4.
+const fn instruction_error(number: u32) -> &'static str {
+    match number {
+        0 => "none",
+        4 => "VMLAUNCH with non-clear VMCS",
+        5 => "VMRESUME with non-launched VMCS",
+        7 => "VM entry with invalid control fields",
+        8 => "VM entry with invalid host-state fields",
+        26 => "VM entry with events blocked by MOV SS",
+        _ => "of another instruction",
     }
-    word!(control::PIN, Pin(u32), "pin-based");
-    word!(control::PRIMARY, Primary(u32), "primary");
-    word!(control::SECONDARY, Secondary(u32), "secondary");
-    word!(control::EXIT, ExitControls(u32), "exit");
-    word!(control::ENTRY, EntryControls(u32), "entry");
-    table(read, line, control::ALL, Values::NonZero);
+}
+
+fn is_invalid_state(reason: u64) -> bool {
+    Reason(reason as u32).basic() == Reason::INVALID_GUEST_STATE
+}
+
+/// Exit qualification of an entry that failed for the guest's state (27.8).
+const fn invalid_guest_state(qualification: u64) -> &'static str {
+    match qualification {
+        2 => "PDPTEs",
+        3 => "NMI injected in the shadow of STI",
+        4 => "VMCS link pointer",
+        _ => "not told which",
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("not defined"))?;
+        if self.is_entry_failure() {
+            f.write_str(" (entry failed)")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.has(Self::VALID) {
+            return f.write_str("none");
+        }
+        let kind = match self.kind() {
+            Some(Kind::External) => "external interrupt",
+            Some(Kind::Nmi) => "NMI",
+            Some(Kind::Hardware) => "exception",
+            _ => "other event",
+        };
+        write!(f, "{kind}, vector {}", self.vector())?;
+        if self.has(Self::ERROR_CODE) {
+            f.write_str(", with error code")?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
