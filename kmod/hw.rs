@@ -206,8 +206,8 @@ pub trait Vendor: CpuHooks + Sized + Send {
     #[inline]
     fn take_host_interrupt(&mut self, _off: &IrqOff) {}
 
-    /// The guest can read TSC_AUX (RDTSCP, RDPID): it is to be the guest's own.
-    fn switch_tsc_aux(&mut self, on: bool);
+    /// The guest has RDTSCP or RDPID.
+    fn enable_rdtscp(&mut self, _on: bool) {}
 
     /// Guest runs end with [`Exit::Deadline`] once the host's TSC reads
     /// `deadline`, which may be past; with `None` no more. False when the

@@ -14,6 +14,7 @@ mod mitigation;
 mod msr;
 mod percpu;
 mod tsc;
+mod tsc_aux;
 mod virtualization;
 
 pub use features::boot_cpu_has;
@@ -38,6 +39,7 @@ pub use msr::wrmsr;
 pub use msr::wrmsr_safe;
 pub use percpu::PerCpu;
 pub use tsc::tsc_set_back;
+pub use tsc_aux::TscAux;
 #[allow(
     unused_imports,
     reason = "VMX instructions fault when VMXON was undone"

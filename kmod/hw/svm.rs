@@ -86,11 +86,6 @@ pub struct Svm {
     host_vmcb: u64,
     flush: bool,
     nmi: nmi::Nmi,
-    tsc_aux: u64,
-    /// The guest can read TSC_AUX.
-    switches_tsc_aux: bool,
-    /// The host's TSC_AUX, while the processor has the guest's.
-    host_tsc_aux: Option<u64>,
 }
 
 impl Svm {
@@ -312,9 +307,6 @@ impl Vendor for Svm {
             host_vmcb: 0,
             flush: true,
             nmi: nmi::Nmi::new(),
-            tsc_aux: 0,
-            switches_tsc_aux: false,
-            host_tsc_aux: None,
         };
         svm.vmcb.control.nested_cr3 = setup.nested_root.0;
         svm.vmcb.save.g_pat = PAT_RESET;
@@ -345,24 +337,10 @@ impl Vendor for Svm {
         self.host_vmcb = here.save_host(off, self.vmcb.hpa());
         // Nothing else hands identifiers out before the guest is unloaded.
         self.flush |= !self.asid.is_current(here);
-        if self.switches_tsc_aux {
-            self.host_tsc_aux = here.load_tsc_aux(off, self.tsc_aux);
-        }
     }
 
     #[inline]
-    fn unload(&mut self, off: &IrqOff) {
-        if self.host_tsc_aux.is_none() {
-            return;
-        }
-        if let Some(host) = self.host_tsc_aux.take() {
-            cpu::restore_tsc_aux(off, host);
-        }
-    }
-
-    fn switch_tsc_aux(&mut self, on: bool) {
-        self.switches_tsc_aux = on;
-    }
+    fn unload(&mut self, _off: &IrqOff) {}
 
     fn flush_tlb(&mut self) {
         self.flush = true;
@@ -669,7 +647,6 @@ impl Vendor for Svm {
             Hardware::Pat => save.g_pat,
             Hardware::FsBase => save.fs.base,
             Hardware::GsBase => save.gs.base,
-            Hardware::TscAux => self.tsc_aux,
         }
     }
 
@@ -690,7 +667,6 @@ impl Vendor for Svm {
             }
             Hardware::FsBase => save.fs.base = value,
             Hardware::GsBase => save.gs.base = value,
-            Hardware::TscAux => self.tsc_aux = value,
         }
     }
 

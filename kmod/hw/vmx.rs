@@ -325,8 +325,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         }
     }
 
-    fn switch_tsc_aux(&mut self, on: bool) {
-        self.msrs.switches_tsc_aux = on;
+    fn enable_rdtscp(&mut self, on: bool) {
         // Without it RDTSCP raises #UD, as RDPID does.
         let secondary = self.words.secondary.without(Secondary::RDTSCP);
         self.words.secondary = if on {
@@ -686,7 +685,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             Hardware::Pat => self.pat,
             Hardware::FsBase => self.read(guest::FS_BASE),
             Hardware::GsBase => self.read(guest::GS_BASE),
-            Hardware::TscAux => self.msrs.tsc_aux,
         }
     }
 
@@ -713,7 +711,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             Hardware::Pat => self.pat = value,
             Hardware::FsBase => self.write(guest::FS_BASE, value),
             Hardware::GsBase => self.write(guest::GS_BASE, value),
-            Hardware::TscAux => self.msrs.tsc_aux = value,
         }
     }
 

@@ -433,6 +433,12 @@ impl MsrFile {
         enabled(self.get(Slot::STEAL_TIME), !abi::KVM_STEAL_VALID_BITS)
     }
 
+    /// TSC_AUX of the guest.
+    #[inline]
+    pub const fn tsc_aux(&self) -> u64 {
+        self.get(Slot::TSC_AUX)
+    }
+
     /// Where the guest has its paravirtual EOI, if anywhere.
     pub fn pv_eoi(&self) -> Option<Gpa> {
         enabled(self.get(Slot::PV_EOI), 3)

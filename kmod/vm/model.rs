@@ -179,7 +179,8 @@ impl<V: Vendor> Vcpu<V> {
     pub fn after_cpuid(&mut self) {
         let caps = self.model.caps();
         let reads_tsc_aux = caps.has(Feature::RDTSCP) || caps.has(Feature::RDPID);
-        self.hw.switch_tsc_aux(reads_tsc_aux);
+        self.tsc_aux.is_read = reads_tsc_aux;
+        self.hw.enable_rdtscp(reads_tsc_aux);
         self.mirror_state_in_cpuid();
         let config = self.lapic.as_ref().map(|lapic| lapic::Config {
             max_phys_bits: self.model.caps().physical_bits,

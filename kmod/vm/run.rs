@@ -348,6 +348,7 @@ impl<V: Vendor> Vcpu<V> {
         let moved = self.last_cpu != Some(cpu);
         if moved {
             self.last_cpu = Some(cpu);
+            self.tsc_aux.moved(off);
         }
         let watches_msrs = self.vm.watches_msrs();
         if self.watches_msrs != watches_msrs {
@@ -361,6 +362,7 @@ impl<V: Vendor> Vcpu<V> {
             self.load_xcr0(off);
         }
         self.load_pkru(off);
+        self.tsc_aux.load(off, self.model.msrs.tsc_aux());
         self.debug.load(off);
         task::guest_begin(off)
     }
@@ -369,6 +371,7 @@ impl<V: Vendor> Vcpu<V> {
         self.debug.unload(off);
         task::guest_end(off);
         self.unload_pkru(off);
+        self.tsc_aux.unload(off);
         self.hw.unload(off);
         self.host_xss.restore(off);
         if self.loaded_xcr0.is_some() {

@@ -21,6 +21,7 @@ use super::timer::VcpuTimer;
 use super::vapic::Vapic;
 use super::Vm;
 use crate::host::cpu;
+use crate::host::cpu::TscAux;
 use crate::host::fpu::GuestFpu;
 use crate::host::fpu::HostXss;
 use crate::host::fpu::Xcr0;
@@ -156,6 +157,8 @@ pub struct Vcpu<V: Vendor> {
     pub pkru: u32,
     /// PKRU of the host while the guest runs with its own.
     pub host_pkru: Option<u32>,
+    /// TSC_AUX while the guest runs.
+    pub tsc_aux: TscAux,
     /// The local APIC, unless userspace models it.
     pub lapic: Option<Lapic>,
     /// The PICs and the I/O APIC are userspace's, though the local APIC is not.
@@ -248,6 +251,7 @@ impl<V: Vendor> Vcpu<V> {
             loaded_xcr0: None,
             pkru: 0,
             host_pkru: None,
+            tsc_aux: TscAux::default(),
             split_irqchip: vm.chip.is_split(),
             user_apic_base: apic_base::DEFAULT_ADDRESS
                 | apic_base::ENABLE

@@ -21,7 +21,6 @@ use kernel::prelude::*;
 
 const MSR_VM_CR: u32 = 0xc001_0114;
 const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
-const MSR_TSC_AUX: u32 = 0xc000_0103;
 /// VM_CR: the firmware has switched SVM off.
 const VM_CR_SVMDIS: u64 = 1 << 4;
 
@@ -123,14 +122,11 @@ struct SaveAreas {
     vmload: HostPage,
 }
 
-/// Address space identifiers of one CPU, and what its host values are. Only
+/// Address space identifiers of one CPU, and what else is its own. Only
 /// that CPU reads and writes them.
 pub(super) struct ThisCpu {
     generation: AtomicU64,
     next: AtomicU32,
-    /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
-    /// and its node, for getcpu.
-    host_tsc_aux: AtomicU64,
     /// The VMCB that ran here last.
     last_guest: AtomicU64,
     /// Where VMSAVE keeps what VMLOAD gives back to the host.
@@ -189,10 +185,6 @@ pub(super) fn online(off: &IrqOff) -> Result {
     forget_asids(off);
     let asids = cpus.asids.this(off);
     asids.vmload.store(areas.vmload.hpa().0, Ordering::Relaxed);
-    if has_tsc_aux() {
-        let host = cpu::rdmsr(MSR_TSC_AUX);
-        asids.host_tsc_aux.store(host, Ordering::Relaxed);
-    }
     Ok(())
 }
 
@@ -205,17 +197,6 @@ pub(super) fn forget_asids(off: &IrqOff) {
     let asids = cpus.asids.this(off);
     asids.generation.fetch_add(1, Ordering::Relaxed);
     asids.next.store(cpus.asid_limit, Ordering::Relaxed);
-}
-
-fn has_tsc_aux() -> bool {
-    cpu::boot_cpu_has(cpu::Feature::RDTSCP) || cpu::boot_cpu_has(cpu::Feature::RDPID)
-}
-
-/// Gives this CPU the host's TSC_AUX back.
-#[inline]
-pub(super) fn restore_tsc_aux(_off: &IrqOff, host: u64) {
-    // SAFETY: The value is the host's own.
-    unsafe { cpu::wrmsr(MSR_TSC_AUX, host) };
 }
 
 /// Takes this CPU out of use.
@@ -244,19 +225,6 @@ impl ThisCpu {
         let page = Hpa(self.vmload.load(Ordering::Relaxed));
         insn::vmsave(page);
         page.0
-    }
-
-    /// Gives this CPU the guest's TSC_AUX. The host's, if it was another: it is to
-    /// be back before interrupts are on, for the next thread's `getcpu`.
-    #[inline]
-    pub(super) fn load_tsc_aux(&self, _off: &IrqOff, guest: u64) -> Option<u64> {
-        let host = self.host_tsc_aux.load(Ordering::Relaxed);
-        if host == guest {
-            return None;
-        }
-        // SAFETY: Only RDTSCP and RDPID read it; the caller puts the host's back.
-        unsafe { cpu::wrmsr(MSR_TSC_AUX, guest) };
-        Some(host)
     }
 }
 

@@ -19,10 +19,8 @@ use crate::host::cpu::PerCpu;
 use crate::host::global::Global;
 use crate::host::params;
 use crate::host::task::IrqOff;
-use crate::pc::msr::index;
 use crate::uapi::errno;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
@@ -90,9 +88,6 @@ struct State {
     active: Active,
     /// VMX is on.
     online: AtomicBool,
-    /// The host's TSC_AUX, which the kernel sets once: the number of the CPU
-    /// and its node, for getcpu.
-    tsc_aux: AtomicU64,
 }
 
 // SAFETY: Atomic integers and pointers; all zero bytes are a value.
@@ -115,7 +110,6 @@ pub(super) struct Shared {
     pub(super) l1d: L1dFlush,
     /// Whether guests must not meet PEBS.
     pub(super) has_pebs: bool,
-    has_tsc_aux: bool,
 }
 
 impl Shared {
@@ -166,8 +160,6 @@ pub(super) fn init() -> Result {
         ends_runs_in_time,
         l1d: L1dFlush::new()?,
         has_pebs: host_state::has_pebs(),
-        has_tsc_aux: cpu::boot_cpu_has(cpu::Feature::RDTSCP)
-            || cpu::boot_cpu_has(cpu::Feature::RDPID),
     })
 }
 
@@ -193,15 +185,6 @@ pub(super) fn is_online(off: &IrqOff) -> bool {
     shared().is_some_and(|shared| shared.states.this(off).online.load(Ordering::Relaxed))
 }
 
-/// The host's TSC_AUX on this CPU.
-#[inline]
-pub(super) fn host_tsc_aux(off: &IrqOff) -> Option<u64> {
-    let shared = shared()?;
-    shared
-        .has_tsc_aux
-        .then(|| shared.states.this(off).tsc_aux.load(Ordering::Relaxed))
-}
-
 /// Takes this CPU into use.
 pub(super) fn online(off: &IrqOff) -> Result {
     let shared = shared().ok_or(ENODEV)?;
@@ -214,11 +197,6 @@ pub(super) fn online(off: &IrqOff) -> Result {
         return Err(EIO);
     }
     let state = shared.states.this(off);
-    if shared.has_tsc_aux {
-        state
-            .tsc_aux
-            .store(cpu::rdmsr(index::TSC_AUX), Ordering::Relaxed);
-    }
     // What an earlier use of VMX has left in the TLB.
     insn::invept(InveptScope::All, 0);
     if shared.controls.has_vpid() {

@@ -3,7 +3,6 @@
 //! Entering the guest, and what is to be done at once when it has exited.
 
 use super::controls::Primary;
-use super::cpu;
 use super::event;
 use super::event::Interruptibility;
 use super::event::Interruption;
@@ -212,7 +211,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         // is what it remembers of former tables with the same root.
         self.chores.set(Chores::FLUSH_TLB, true);
         self.host.moved(off);
-        self.msrs.moved(cpu::host_tsc_aux(off));
     }
 
     /// Has the next run end when it is to.

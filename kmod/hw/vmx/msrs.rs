@@ -121,17 +121,10 @@ pub(super) struct SwitchedMsrs {
     /// What the guest has written, whether the processor has it or not.
     pub(super) syscall: Syscall,
     kernel_gs_base: u64,
-    /// TSC_AUX of the guest.
-    pub(super) tsc_aux: u64,
-    /// The guest can read it.
-    pub(super) switches_tsc_aux: bool,
     /// SYSCALL can be executed, so its registers matter.
     syscall_on: bool,
     host_syscall: Syscall,
     host_kernel_gs_base: u64,
-    /// The host's TSC_AUX on this CPU, if there is such a register.
-    host_tsc_aux: Option<u64>,
-    tsc_aux_loaded: bool,
     loaded: bool,
     syscall_loaded: bool,
 }
@@ -143,12 +136,6 @@ impl SwitchedMsrs {
             host_syscall: host,
             ..Self::default()
         }
-    }
-
-    /// On another CPU than before. `host_tsc_aux`: the host's there, if there is
-    /// such a register.
-    pub(super) fn moved(&mut self, host_tsc_aux: Option<u64>) {
-        self.host_tsc_aux = host_tsc_aux;
     }
 
     /// The processor gets the guest's.
@@ -163,12 +150,6 @@ impl SwitchedMsrs {
         }
         if self.syscall_on {
             self.load_syscall();
-        }
-        if self.switches_tsc_aux && self.host_tsc_aux.is_some_and(|host| host != self.tsc_aux) {
-            // SAFETY: Only RDTSCP and RDPID read it; `unload` puts the host's
-            // back.
-            unsafe { cpu::wrmsr(index::TSC_AUX, self.tsc_aux) };
-            self.tsc_aux_loaded = true;
         }
     }
 
@@ -190,11 +171,6 @@ impl SwitchedMsrs {
             self.syscall_loaded = false;
             // SAFETY: The values are the host's own.
             unsafe { self.host_syscall.replace(&self.syscall) };
-        }
-        if let (true, Some(host)) = (self.tsc_aux_loaded, self.host_tsc_aux) {
-            self.tsc_aux_loaded = false;
-            // SAFETY: The value is the host's own.
-            unsafe { cpu::wrmsr(index::TSC_AUX, host) };
         }
         self.loaded = false;
     }

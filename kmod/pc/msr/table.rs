@@ -33,8 +33,6 @@ pub enum Hardware {
     GsBase,
     /// KERNEL_GS_BASE.
     KernelGsBase,
-    /// TSC_AUX.
-    TscAux,
 }
 
 /// A place in an `MsrFile`.
@@ -77,6 +75,7 @@ slots! {
     FEATURE_CONTROL[1],
     TSC_ADJUST[1],
     SPEC_CTRL[1],
+    TSC_AUX[1],
     UCODE_REV[1],
     PLATFORM_INFO[1],
     ARCH_CAPABILITIES[1],
@@ -469,7 +468,7 @@ pub const TABLE: [Row; 87] = [
         .check(Check::Canonical)
         .listed(Listed::No),
     hardware(KERNEL_GS_BASE, Hardware::KernelGsBase).check(Check::Canonical),
-    hardware(TSC_AUX, Hardware::TscAux)
+    value(TSC_AUX, Slot::TSC_AUX)
         .check(Check::TscAux)
         .needs(Needs::Any(&[Feature::RDTSCP, Feature::RDPID])),
     ignored(K7_EVNTSEL0).to(K7_PERFCTR3),
