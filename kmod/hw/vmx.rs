@@ -116,8 +116,8 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     /// tables, which tells theirs apart, too (SDM vol. 3, 29.4.1). 0 is the host's.
     vpid: u16,
     eptp: u64,
-    /// Where the processor keeps the guest's task priority, if it does.
-    virtual_apic: Option<HostPage>,
+    /// Where the processor keeps the guest's task priority, or all of its local APIC.
+    virtual_apic: HostPage,
     /// Where the processor lists the pages it makes dirty, if it does.
     written: Option<HostPage>,
     apicv: VirtualApic,
@@ -141,7 +141,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     dr6: Dr6,
     /// Of the last #DB that exited.
     debug_cause: u64,
-    cr8: u8,
     /// Its page tables tell the processor to ignore it.
     pat: u64,
     chores: Chores,
@@ -233,11 +232,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         let controls = &shared.controls;
         let levels = Self::nested_config().levels;
         let words = Words::new(controls);
-        let virtual_apic = if controls.has_tpr_shadow() {
-            Some(HostPage::new()?)
-        } else {
-            None
-        };
         let written = if Self::nested_config().logs_writes {
             Some(HostPage::new()?)
         } else {
@@ -248,7 +242,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             shared,
             eptp: controls.eptp(setup.nested_root, levels),
             vpid: id.wrapping_add(1),
-            virtual_apic,
+            virtual_apic: HostPage::new()?,
             written,
             apicv: VirtualApic::default(),
             host: HostState::new(shared.has_pebs),
@@ -265,7 +259,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cr2: 0,
             dr6: Dr6::RESET,
             debug_cause: 0,
-            cr8: 0,
             pat: PAT_RESET,
             chores: Chores::FLUSH_TLB.assign(Chores::FLUSH_L1D, shared.l1d.at_each_entry()),
         };
@@ -455,21 +448,14 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn cr8(&self) -> u8 {
-        match &self.virtual_apic {
-            Some(page) => page.read::<u8>(VIRTUAL_TPR).unwrap_or(0) >> 4,
-            None => self.cr8,
-        }
+        self.virtual_apic.read::<u8>(VIRTUAL_TPR).unwrap_or(0) >> 4
     }
 
     #[inline]
     fn set_cr8(&mut self, value: u8) {
-        self.cr8 = value & 15;
-        if let Some(page) = &self.virtual_apic {
-            // The low half of the task priority stays if the class does.
-            let tpr = page.read::<u8>(VIRTUAL_TPR).unwrap_or(0);
-            if tpr >> 4 != self.cr8 {
-                let _ = page.write(VIRTUAL_TPR, self.cr8 << 4);
-            }
+        // The low half of the task priority stays if the class does.
+        if self.cr8() != value & 15 {
+            let _ = self.virtual_apic.write(VIRTUAL_TPR, value << 4);
         }
     }
 

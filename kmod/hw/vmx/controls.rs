@@ -317,11 +317,6 @@ impl Controls {
         if !self.ept.has(EptVpid::ACCESSED_DIRTY) {
             self.secondary.drop(Secondary::PML);
         }
-        if !self.has_tpr_shadow() {
-            self.secondary.drop(
-                Secondary::X2APIC | Secondary::APIC_REGISTERS | Secondary::VIRTUAL_INTERRUPTS,
-            );
-        }
         if !self.has_virtual_interrupts() {
             self.pin.drop(Pin::POSTED_INTERRUPTS);
             // Each access would exit, which it does without.
@@ -347,11 +342,6 @@ impl Controls {
     /// The preemption timer counts down once in `1 << shift` ticks of the TSC.
     pub const fn preemption_timer_shift(&self) -> u8 {
         self.capabilities.misc as u8 & 0x1f
-    }
-
-    /// CR8 is read and written without exits.
-    pub const fn has_tpr_shadow(&self) -> bool {
-        self.primary.available.has(Primary::TPR_SHADOW)
     }
 
     /// Interrupts are evaluated and delivered by the processor.

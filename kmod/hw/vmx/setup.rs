@@ -46,18 +46,12 @@ pub(super) struct Words {
 impl Words {
     /// Those of a new VMCS.
     pub(super) fn new(controls: &Controls) -> Self {
-        let mut primary = controls.primary.base;
-        if controls.has_tpr_shadow() {
-            primary = primary
-                .without(Primary::CR8_LOAD | Primary::CR8_STORE)
-                .with(Primary::TPR_SHADOW);
-        }
         let secondary = controls
             .secondary
             .with(Secondary::INVPCID | Secondary::XSAVES | Secondary::ENCLS | Secondary::PML);
         Self {
-            primary,
-            primary_written: primary,
+            primary: controls.primary.base,
+            primary_written: controls.primary.base,
             pin: controls.pin.with(Pin::PREEMPTION_TIMER),
             secondary: secondary.assign(
                 Secondary::PAUSE_LOOP,
@@ -116,10 +110,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if controls.has_vpid() {
             self.write(control::VPID, self.vpid);
         }
-        if let Some(page) = &self.virtual_apic {
-            self.write(control::VIRTUAL_APIC_PAGE, page.hpa().0);
-            self.write(control::TPR_THRESHOLD, 0);
-        }
+        self.write(control::VIRTUAL_APIC_PAGE, self.virtual_apic.hpa().0);
+        self.write(control::TPR_THRESHOLD, 0);
         if self.words.secondary.has(Secondary::PAUSE_LOOP) {
             self.write(control::PLE_GAP, params::ple_gap());
             self.write(control::PLE_WINDOW, params::ple_window());

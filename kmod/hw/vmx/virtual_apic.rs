@@ -14,7 +14,6 @@ use super::controls::Pin;
 use super::controls::Primary;
 use super::controls::Secondary;
 use super::exit;
-use super::exit::Reason;
 use super::field::control;
 use super::field::guest;
 use super::field::info;
@@ -87,20 +86,17 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     /// Before an entry, see [`crate::hw::Vendor::load_apic`].
     #[inline]
     pub(super) fn show_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
-        let Some(page) = &self.virtual_apic else {
-            return false;
-        };
         if !(self.shared.keeps_apics() && lapic.may_be_kept()) {
             self.hide_apic();
             return false;
         }
         let kept = if self.apicv.page {
-            Mirror::show_registers(lapic, page);
+            Mirror::show_registers(lapic, &self.virtual_apic);
             Kept::Page
         } else {
             Kept::X2Apic
         };
-        let changes = self.apicv.mirror.show(lapic, page, watched);
+        let changes = self.apicv.mirror.show(lapic, &self.virtual_apic, watched);
         self.write_changes(changes, kept);
         true
     }
@@ -171,13 +167,12 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if !kept.is_shown() {
             return false;
         }
-        let Some(page) = &self.virtual_apic else {
-            return false;
-        };
         let status = InterruptStatus(Current.read(guest::INTERRUPT_STATUS));
-        self.apicv.mirror.take(lapic, page, status, post);
+        self.apicv
+            .mirror
+            .take(lapic, &self.virtual_apic, status, post);
         if kept == Kept::Page {
-            Mirror::take_command(lapic, page);
+            Mirror::take_command(lapic, &self.virtual_apic);
         }
         true
     }
@@ -195,14 +190,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     #[inline(never)]
     pub(super) fn apic_write_exit(&self) -> Exit {
         let offset = Current.read(info::QUALIFICATION) & 0xfff;
-        match &self.virtual_apic {
-            Some(page) => Exit::ApicWrite {
-                offset: offset as u16,
-                value: page.register((offset >> 4) as u8),
-            },
-            None => Exit::Unexpected {
-                code: u64::from(Reason::APIC_WRITE.0),
-            },
+        Exit::ApicWrite {
+            offset: offset as u16,
+            value: self.virtual_apic.register((offset >> 4) as u8),
         }
     }
 }

@@ -82,9 +82,9 @@ control_word! {
         CR3_LOAD = 15, "CR3-load exiting", Tolerated;
         CR3_STORE = 16, "CR3-store exiting", Tolerated;
         TERTIARY = 17, "activate tertiary controls";
-        CR8_LOAD = 19, "CR8-load exiting", Required;
-        CR8_STORE = 20, "CR8-store exiting", Required;
-        TPR_SHADOW = 21, "use TPR shadow", Optional;
+        CR8_LOAD = 19, "CR8-load exiting", Switched;
+        CR8_STORE = 20, "CR8-store exiting", Switched;
+        TPR_SHADOW = 21, "use TPR shadow", Required;
         NMI_WINDOW = 22, "NMI-window exiting", Switched;
         MOV_DR = 23, "MOV-DR exiting", Required;
         UNCONDITIONAL_IO = 24, "unconditional I/O exiting", Required;
