@@ -53,7 +53,6 @@ use self::field::info;
 use self::field::SegmentFields;
 use self::host_state::HostState;
 use self::msrs::SwitchedMsrs;
-use self::msrs::Syscall;
 use self::run_timer::RunTimer;
 use self::setup::Words;
 use self::state::Cache;
@@ -675,21 +674,11 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn set_msr(&mut self, which: Hardware, value: u64) {
-        let old = self.msrs.syscall;
         match which {
-            Hardware::Star => self.msrs.set_syscall(Syscall { star: value, ..old }),
-            Hardware::Lstar => self.msrs.set_syscall(Syscall {
-                lstar: value,
-                ..old
-            }),
-            Hardware::Cstar => self.msrs.set_syscall(Syscall {
-                cstar: value,
-                ..old
-            }),
-            Hardware::Sfmask => self.msrs.set_syscall(Syscall {
-                sfmask: value,
-                ..old
-            }),
+            Hardware::Star => self.msrs.change_syscall(|own| own.star = value),
+            Hardware::Lstar => self.msrs.change_syscall(|own| own.lstar = value),
+            Hardware::Cstar => self.msrs.change_syscall(|own| own.cstar = value),
+            Hardware::Sfmask => self.msrs.change_syscall(|own| own.sfmask = value),
             Hardware::KernelGsBase => self.msrs.set_kernel_gs_base(value),
             Hardware::SysenterCs => self.write(guest::SYSENTER_CS, value as u32),
             Hardware::SysenterEsp => self.write(guest::SYSENTER_ESP, value),

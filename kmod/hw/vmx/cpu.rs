@@ -151,9 +151,9 @@ pub(super) fn init() -> Result {
     SHARED.set(Shared {
         states: PerCpu::new()?,
         controls,
-        msr_bitmap: MsrBitmap::new()?,
+        msr_bitmap: MsrBitmap::new(false)?,
         apicv_bitmap: match apicv {
-            true => Some(MsrBitmap::with_virtual_apic()?),
+            true => Some(MsrBitmap::new(true)?),
             false => None,
         },
         syscall: Syscall::read(),

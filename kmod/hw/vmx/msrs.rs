@@ -23,43 +23,33 @@ use kernel::prelude::*;
 pub(super) struct MsrBitmap(HostPage);
 
 impl MsrBitmap {
-    /// Makes the bitmap.
+    /// Makes the bitmap. `keeps_apic`: of guests whose local APIC the processor keeps.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(keeps_apic: bool) -> Result<Self> {
         let bitmap = Self(HostPage::new()?);
         bitmap.0.fill(0xff);
         for passed in PASSED_THROUGH {
-            bitmap.pass(passed, Access::Read).ok_or(EINVAL)?;
-            bitmap.pass(passed, Access::Write).ok_or(EINVAL)?;
+            bitmap.pass(passed, Access::Read)?;
+            bitmap.pass(passed, Access::Write)?;
         }
-        Ok(bitmap)
-    }
-
-    /// Makes the bitmap of guests whose local APIC the processor keeps.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(super) fn with_virtual_apic() -> Result<Self> {
-        let bitmap = Self::new()?;
-        for range in apicv::READ {
-            for msr in range {
-                bitmap.pass(msr, Access::Read).ok_or(EINVAL)?;
+        if keeps_apic {
+            for msr in apicv::READ.into_iter().flatten() {
+                bitmap.pass(msr, Access::Read)?;
+            }
+            for msr in apicv::WRITTEN {
+                bitmap.pass(msr, Access::Write)?;
             }
         }
-        for msr in apicv::WRITTEN {
-            bitmap.pass(msr, Access::Write).ok_or(EINVAL)?;
-        }
         Ok(bitmap)
     }
 
-    fn pass(&self, msr: u32, access: Access) -> Option<()> {
-        let (offset, mask) = msr_bitmap::place(msr, access)?;
-        let byte: u8 = self.0.read(offset)?;
-        self.0.write(offset, byte & !mask)
+    fn pass(&self, msr: u32, access: Access) -> Result {
+        let (offset, mask) = msr_bitmap::place(msr, access).ok_or(EINVAL)?;
+        let byte: u8 = self.0.read(offset).ok_or(EINVAL)?;
+        self.0.write(offset, byte & !mask).ok_or(EINVAL)
     }
 
     /// Physical address.
@@ -183,13 +173,14 @@ impl SwitchedMsrs {
         }
     }
 
-    /// The guest's registers of SYSCALL are to be these.
-    pub(super) fn set_syscall(&mut self, new: Syscall) {
+    /// Changes the guest's registers of SYSCALL.
+    pub(super) fn change_syscall(&mut self, change: impl FnOnce(&mut Syscall)) {
+        let old = self.syscall;
+        change(&mut self.syscall);
         if self.syscall_loaded {
             // SAFETY: `unload` puts the host's back.
-            unsafe { new.replace(&self.syscall) };
+            unsafe { self.syscall.replace(&old) };
         }
-        self.syscall = new;
     }
 
     /// KERNEL_GS_BASE of the guest.
