@@ -84,12 +84,12 @@ fn reset_registers(hw: &mut impl Vendor) {
     hw.set_cr4(0);
     hw.set_efer(0);
     hw.set_cr0(CR0_CACHE.with(Cr0::ET).0);
-    hw.set_dr6(Dr6::RESET.0);
     hw.set_dr7(Dr7::RESET.0);
 }
 
-/// The registers that every exit needs, kept outside the hardware's block.
-#[derive(Clone, Copy, Default)]
+/// Registers kept outside the hardware's block: those that every exit needs, and DR6,
+/// which no #DB that exits changes.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Registers {
     /// General registers.
@@ -98,6 +98,18 @@ pub struct Registers {
     pub rip: u64,
     /// Flags.
     pub rflags: Rflags,
+    /// Why the last #DB came that the guest has had.
+    pub dr6: Dr6,
+}
+
+impl Registers {
+    /// After RESET or INIT.
+    pub const RESET: Self = Self {
+        gprs: Gprs([0; 16]),
+        rip: 0xfff0,
+        rflags: Rflags::FIXED,
+        dr6: Dr6::RESET,
+    };
 }
 
 /// What this host's processors do with nested page tables.
@@ -360,10 +372,6 @@ pub trait Vendor: CpuHooks + Sized + Send {
     }
     /// Sets the PAE directory pointers, if the processor keeps copies of them.
     fn set_pdptes(&mut self, _pointers: &[u64; 4]) {}
-    /// DR6 as the guest has it: a #DB that exits does not change it.
-    fn dr6(&self) -> u64;
-    /// Sets DR6.
-    fn set_dr6(&mut self, value: u64);
     /// After the exit of a #DB, once: why it came, as DR6 has it in
     /// [`Dr6::CAUSES`], and nothing of before.
     fn debug_cause(&mut self) -> u64;

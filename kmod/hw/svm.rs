@@ -77,9 +77,6 @@ pub struct Svm {
     cr4: Cr4,
     /// EFER as the guest sees it.
     efer: Efer,
-    /// DR6, likewise. The VMCB has that of RESET at each entry, so that a #DB
-    /// says there why it came, and nothing else.
-    dr6: u64,
     features: Features,
     maps: PermissionMaps,
     /// Where this CPU keeps the host's half of VMLOAD and VMSAVE.
@@ -141,6 +138,7 @@ impl Svm {
     /// Registers after RESET or INIT.
     fn reset_registers(&mut self) {
         reset_registers(self);
+        // At each entry, so that a #DB says there why it came, and nothing else.
         self.vmcb.save.dr6 = Dr6::RESET.0;
         self.vmcb.control.clean = Clean::NONE;
     }
@@ -301,7 +299,6 @@ impl Vendor for Svm {
             cr0: Cr0(0),
             cr4: Cr4(0),
             efer: Efer(0),
-            dr6: Dr6::RESET.0,
             features: Features::of_this_cpu(),
             maps: PermissionMaps::shared(),
             host_vmcb: 0,
@@ -610,14 +607,6 @@ impl Vendor for Svm {
         };
         self.vmcb.save.efer = self.efer.without(idle).with(Efer::SVME).0;
         self.dirty(Clean::CONTROL_REGISTERS);
-    }
-
-    fn dr6(&self) -> u64 {
-        self.dr6
-    }
-
-    fn set_dr6(&mut self, value: u64) {
-        self.dr6 = value;
     }
 
     fn debug_cause(&mut self) -> u64 {

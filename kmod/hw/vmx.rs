@@ -89,7 +89,6 @@ use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
 use crate::pc::regs::DescriptorTable;
-use crate::pc::regs::Dr6;
 use crate::pc::regs::Efer;
 use crate::pc::regs::SegReg;
 use crate::pc::regs::Segment;
@@ -137,7 +136,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     cr4: Cr4,
     efer: Efer,
     cr2: u64,
-    dr6: Dr6,
     /// Of the last #DB that exited.
     debug_cause: u64,
     /// Its page tables tell the processor to ignore it.
@@ -256,7 +254,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             cr4: Cr4(0),
             efer: Efer(0),
             cr2: 0,
-            dr6: Dr6::RESET,
             debug_cause: 0,
             pat: PAT_RESET,
             chores: Chores::FLUSH_TLB.assign(Chores::FLUSH_L1D, shared.l1d.at_each_entry()),
@@ -639,14 +636,6 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.write(guest::PDPTE1, second);
         self.write(guest::PDPTE2, third);
         self.write(guest::PDPTE3, fourth);
-    }
-
-    fn dr6(&self) -> u64 {
-        self.dr6.0
-    }
-
-    fn set_dr6(&mut self, value: u64) {
-        self.dr6 = Dr6(value);
     }
 
     fn debug_cause(&mut self) -> u64 {

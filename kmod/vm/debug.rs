@@ -57,7 +57,6 @@ impl Debug {
     /// As after INIT; the VMM's debugging stays.
     pub fn reset<V: Vendor>(&mut self, hw: &mut V) {
         self.addresses = [0; 4];
-        hw.set_dr6(Dr6::RESET.0);
         self.set_dr7(Dr7::RESET.0, hw);
     }
 
@@ -82,11 +81,6 @@ impl Debug {
     pub fn set_dr7<V: Vendor>(&mut self, value: u64, hw: &mut V) {
         self.dr7 = value;
         hw.set_dr7(self.in_force().1);
-    }
-
-    /// The guest's DR6.
-    pub fn dr6<V: Vendor>(&self, hw: &V) -> u64 {
-        hw.dr6()
     }
 
     /// Flags as the guest has them: without the VMM's single step.
@@ -270,7 +264,7 @@ impl<V: Vendor> Vcpu<V> {
     /// Reads debug register `number`; 4 and 5 are other names of 6 and 7.
     pub fn read_debug_register(&self, number: u8) -> u64 {
         match number & 7 {
-            4 | 6 => self.hw.dr6(),
+            4 | 6 => self.regs.dr6.0,
             5 | 7 => self.debug.dr7,
             index => self
                 .debug
@@ -286,9 +280,7 @@ impl<V: Vendor> Vcpu<V> {
         match number & 7 {
             4 | 6 if value >> 32 != 0 => return None,
             5 | 7 if value >> 32 != 0 => return None,
-            4 | 6 => {
-                self.hw.set_dr6((value & Dr6::CAUSES.0) | Dr6::RESET.0);
-            }
+            4 | 6 => self.regs.dr6 = (Dr6(value) & Dr6::CAUSES) | Dr6::RESET,
             5 | 7 => self.debug.set_dr7(value | Dr7::RESET.0, &mut self.hw),
             index => *self.debug.addresses.get_mut(usize::from(index))? = value,
         }

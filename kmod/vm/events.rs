@@ -115,9 +115,9 @@ impl EventQueue {
 
     /// Registers get what the exception that waits brings with it, as when it
     /// is delivered; userspace is shown it as one that is.
-    pub fn apply_payload<V: Vendor>(&mut self, hw: &mut V) {
+    pub fn apply_payload<V: Vendor>(&mut self, hw: &mut V, regs: &mut Registers) {
         if let Some(exception) = &self.exception {
-            apply_payload(hw, exception);
+            apply_payload(hw, regs, exception);
         }
     }
 
@@ -236,7 +236,7 @@ impl EventQueue {
             };
             regs.rip = insn.end();
         }
-        apply_payload(hw, &exception);
+        apply_payload(hw, regs, &exception);
         // A fault is pushed with RF so that its handler can return to an
         // instruction with a breakpoint on it.
         if !exception.vector.is_trap() && exception.vector != Vector::Debug {
@@ -256,10 +256,10 @@ impl TrapInsn {
 }
 
 /// What an exception does to registers beside its delivery.
-fn apply_payload<V: Vendor>(hw: &mut V, exception: &Exception) {
+fn apply_payload<V: Vendor>(hw: &mut V, regs: &mut Registers, exception: &Exception) {
     match exception.vector {
         Vector::PageFault => hw.set_cr2(exception.payload),
-        Vector::Debug => hw.set_dr6((hw.dr6() & !Dr6::B.0) | exception.payload),
+        Vector::Debug => regs.dr6 = regs.dr6.without(Dr6::B).with(Dr6(exception.payload)),
         _ => {}
     }
 }

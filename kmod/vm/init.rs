@@ -13,7 +13,6 @@ use crate::hw::Registers;
 use crate::hw::Vendor;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Reg;
-use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
 
 impl<V: Vendor> Vcpu<V> {
@@ -79,11 +78,7 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.init();
         self.unhalted = false;
         self.hw.set_cr0(cache | Cr0::ET.0);
-        self.regs = Registers {
-            rip: 0xfff0,
-            rflags: Rflags::FIXED,
-            ..Registers::default()
-        };
+        self.regs = Registers::RESET;
         self.regs
             .gprs
             .set(Reg::Rdx, u64::from(self.model.signature()));

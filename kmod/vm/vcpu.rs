@@ -39,7 +39,6 @@ use crate::pc::lapic::regs::base as apic_base;
 use crate::pc::lapic::Lapic;
 use crate::pc::lapic::LapicPost;
 use crate::pc::regs::Reg;
-use crate::pc::regs::Rflags;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -241,7 +240,7 @@ impl<V: Vendor> Vcpu<V> {
             hw: V::new(&setup, u16::try_from(id).map_err(|_| EINVAL)?)?,
             fpu: GuestFpu::new()?,
             model: Model::new()?,
-            regs: Registers::default(),
+            regs: Registers::RESET,
             events: EventQueue::default(),
             debug: Debug::new(),
             pending: Pending::None,
@@ -307,11 +306,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// The values of RESET that the hardware half does not hold.
     fn reset_registers(&mut self) {
-        self.regs = Registers {
-            rip: 0xfff0,
-            rflags: Rflags::FIXED,
-            ..Registers::default()
-        };
+        self.regs = Registers::RESET;
         self.regs
             .gprs
             .set(Reg::Rdx, u64::from(self.model.signature()));

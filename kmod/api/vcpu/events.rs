@@ -21,7 +21,7 @@ impl<V: Vendor> Vcpu<V> {
     /// KVM_GET_VCPU_EVENTS.
     pub fn get_vcpu_events(&mut self) -> Result<kvm_vcpu_events> {
         self.collect_posted();
-        self.events.apply_payload(&mut self.hw);
+        self.events.apply_payload(&mut self.hw, &mut self.regs);
         let mut out = kvm_vcpu_events::default();
         let queue = &self.events;
         let exception = match (queue.injected, &queue.exception) {
@@ -92,7 +92,7 @@ impl<V: Vendor> Vcpu<V> {
             error_code,
             payload: match vector {
                 Vector::PageFault => self.hw.cr2(),
-                Vector::Debug => self.hw.dr6() & Dr6::B.0,
+                Vector::Debug => (self.regs.dr6 & Dr6::B).0,
                 _ => 0,
             },
         });

@@ -357,7 +357,7 @@ impl<V: Vendor> Vcpu<V> {
     pub fn get_debugregs(&mut self) -> Result<kvm_debugregs> {
         Ok(kvm_debugregs {
             db: self.debug.addresses,
-            dr6: self.debug.dr6(&self.hw),
+            dr6: self.regs.dr6.0,
             dr7: self.debug.dr7,
             ..kvm_debugregs::default()
         })
@@ -370,7 +370,7 @@ impl<V: Vendor> Vcpu<V> {
             return Err(EINVAL);
         }
         self.debug.addresses = regs.db;
-        self.hw.set_dr6((regs.dr6 & Dr6::CAUSES.0) | Dr6::RESET.0);
+        self.regs.dr6 = (Dr6(regs.dr6) & Dr6::CAUSES) | Dr6::RESET;
         self.debug.set_dr7(regs.dr7 | Dr7::RESET.0, &mut self.hw);
         Ok(())
     }
