@@ -11,21 +11,7 @@
 #include <asm/asm.h>
 #include <asm/nospec-branch.h>
 
-/* The order of `Reg` in pc/regs.rs. */
-#define G_RCX	(1 * 8)
-#define G_RDX	(2 * 8)
-#define G_RBX	(3 * 8)
-#define G_RBP	(5 * 8)
-#define G_RSI	(6 * 8)
-#define G_RDI	(7 * 8)
-#define G_R8	(8 * 8)
-#define G_R9	(9 * 8)
-#define G_R10	(10 * 8)
-#define G_R11	(11 * 8)
-#define G_R12	(12 * 8)
-#define G_R13	(13 * 8)
-#define G_R14	(14 * 8)
-#define G_R15	(15 * 8)
+#include "../world_switch.h"
 
 /* After an emergency disable every SVM instruction raises #UD: skip it then. */
 .macro SVM_INSN insn:vararg
@@ -70,11 +56,7 @@ SYM_FUNC_END(iv_srso_alias_untrain_ret)
 SYM_FUNC_START(iv_svm_enter)
 	push	%rbp
 	mov	%rsp, %rbp
-	push	%r15
-	push	%r14
-	push	%r13
-	push	%r12
-	push	%rbx
+	PUSH_HOST
 	push	%rdx
 	push	%rsi
 	push	%rdi
@@ -85,40 +67,15 @@ SYM_FUNC_START(iv_svm_enter)
 	mov	%rsi, %rax
 	SVM_INSN vmload %rax
 
-	mov	G_RCX(%rdi), %rcx
-	mov	G_RDX(%rdi), %rdx
-	mov	G_RBX(%rdi), %rbx
-	mov	G_RBP(%rdi), %rbp
-	mov	G_RSI(%rdi), %rsi
-	mov	G_R8(%rdi), %r8
-	mov	G_R9(%rdi), %r9
-	mov	G_R10(%rdi), %r10
-	mov	G_R11(%rdi), %r11
-	mov	G_R12(%rdi), %r12
-	mov	G_R13(%rdi), %r13
-	mov	G_R14(%rdi), %r14
-	mov	G_R15(%rdi), %r15
-	mov	G_RDI(%rdi), %rdi
+	LOAD_GUEST
 
 	ALTERNATIVE "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
 
 	SVM_INSN vmrun %rax
 
 	pop	%rax
-	mov	%rcx, G_RCX(%rax)
-	mov	%rdx, G_RDX(%rax)
-	mov	%rbx, G_RBX(%rax)
-	mov	%rbp, G_RBP(%rax)
-	mov	%rsi, G_RSI(%rax)
 	mov	%rdi, G_RDI(%rax)
-	mov	%r8, G_R8(%rax)
-	mov	%r9, G_R9(%rax)
-	mov	%r10, G_R10(%rax)
-	mov	%r11, G_R11(%rax)
-	mov	%r12, G_R12(%rax)
-	mov	%r13, G_R13(%rax)
-	mov	%r14, G_R14(%rax)
-	mov	%r15, G_R15(%rax)
+	STORE_GUEST %rax
 
 	pop	%rax
 	SVM_INSN vmsave %rax
@@ -133,21 +90,10 @@ SYM_FUNC_START(iv_svm_enter)
 	cli
 	SVM_INSN stgi
 
-	/* No guest value may live on in a register that host code speculates on. */
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%esi, %esi
+	FORGET_GUEST
 	xor	%edi, %edi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
 
-	pop	%rbx
-	pop	%r12
-	pop	%r13
-	pop	%r14
-	pop	%r15
+	POP_HOST
 	pop	%rbp
 	RET
 SYM_FUNC_END(iv_svm_enter)

@@ -15,22 +15,7 @@
 #include <asm/percpu.h>
 #include <asm/unwind_hints.h>
 
-/* The order of `Reg` in pc/regs.rs. */
-#define G_RAX	(0 * 8)
-#define G_RCX	(1 * 8)
-#define G_RDX	(2 * 8)
-#define G_RBX	(3 * 8)
-#define G_RBP	(5 * 8)
-#define G_RSI	(6 * 8)
-#define G_RDI	(7 * 8)
-#define G_R8	(8 * 8)
-#define G_R9	(9 * 8)
-#define G_R10	(10 * 8)
-#define G_R11	(11 * 8)
-#define G_R12	(12 * 8)
-#define G_R13	(13 * 8)
-#define G_R14	(14 * 8)
-#define G_R15	(15 * 8)
+#include "../world_switch.h"
 
 /* Fields (field.rs). */
 #define HOST_RSP		0x6c14
@@ -49,19 +34,6 @@
 	ALTERNATIVE_2 "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO, \
 		__CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
 
-/* No guest value may live on in a register that host code speculates on. */
-.macro FORGET_GUEST
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%esi, %esi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
-	/* The pointer to the registers. */
-	pop	%rdi
-.endm
-
 .section .noinstr.text, "ax"
 
 /*
@@ -74,11 +46,7 @@
 SYM_FUNC_START(iv_vmx_enter)
 	FRAME_BEGIN
 	push	%rbp
-	push	%r15
-	push	%r14
-	push	%r13
-	push	%r12
-	push	%rbx
+	PUSH_HOST
 	push	%rdi
 
 	cmp	%rsp, (%rsi)
@@ -90,20 +58,7 @@ SYM_FUNC_START(iv_vmx_enter)
 .Lrsp_known:
 
 	mov	G_RAX(%rdi), %rax
-	mov	G_RCX(%rdi), %rcx
-	mov	G_RDX(%rdi), %rdx
-	mov	G_RBX(%rdi), %rbx
-	mov	G_RBP(%rdi), %rbp
-	mov	G_RSI(%rdi), %rsi
-	mov	G_R8(%rdi), %r8
-	mov	G_R9(%rdi), %r9
-	mov	G_R10(%rdi), %r10
-	mov	G_R11(%rdi), %r11
-	mov	G_R12(%rdi), %r12
-	mov	G_R13(%rdi), %r13
-	mov	G_R14(%rdi), %r14
-	mov	G_R15(%rdi), %r15
-	mov	G_RDI(%rdi), %rdi
+	LOAD_GUEST
 
 	CLEAR_BUFFERS
 
@@ -133,21 +88,10 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 	push	%rdi
 	mov	8(%rsp), %rdi
 	mov	%rax, G_RAX(%rdi)
-	mov	%rcx, G_RCX(%rdi)
-	mov	%rdx, G_RDX(%rdi)
-	mov	%rbx, G_RBX(%rdi)
-	mov	%rbp, G_RBP(%rdi)
-	mov	%rsi, G_RSI(%rdi)
-	mov	%r8, G_R8(%rdi)
-	mov	%r9, G_R9(%rdi)
-	mov	%r10, G_R10(%rdi)
-	mov	%r11, G_R11(%rdi)
-	mov	%r12, G_R12(%rdi)
-	mov	%r13, G_R13(%rdi)
-	mov	%r14, G_R14(%rdi)
-	mov	%r15, G_R15(%rdi)
+	STORE_GUEST %rdi
 	pop	G_RDI(%rdi)
 	FORGET_GUEST
+	pop	%rdi			/* The pointer to the registers. */
 
 	/* Before the first RET: the guest filled the return predictor. */
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, \
@@ -169,11 +113,7 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 
 	xor	%eax, %eax		/* EXITED */
 .Lreturn:
-	pop	%rbx
-	pop	%r12
-	pop	%r13
-	pop	%r14
-	pop	%r15
+	POP_HOST
 	pop	%rbp
 	FRAME_END
 	RET
@@ -183,6 +123,7 @@ SYM_INNER_LABEL_ALIGN(iv_vmx_exit, SYM_L_GLOBAL)
 	mov	$REFUSED, %eax
 .Lnot_entered:
 	FORGET_GUEST
+	pop	%rdi
 	jmp	.Lreturn
 
 	/* VMX is off: the kernel has taken it away to go down. */
