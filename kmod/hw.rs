@@ -206,7 +206,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
 
     /// Before the first entry after interrupts were on: makes this CPU the one
     /// that runs the vCPU. `moved`: the last entry was on another.
-    fn load(&mut self, off: &IrqOff, moved: bool);
+    ///
+    /// False when that cannot be, because the extension is off: nothing is to be
+    /// unloaded then, and the next call has to say that the vCPU has moved.
+    #[must_use]
+    fn load(&mut self, off: &IrqOff, moved: bool) -> bool;
 
     /// After the last entry before interrupts are on: gives this CPU back what
     /// [`Vendor::load`] has taken for the guest.

@@ -321,19 +321,19 @@ impl Vendor for Svm {
     }
 
     #[inline]
-    fn load(&mut self, off: &IrqOff, moved: bool) {
+    fn load(&mut self, off: &IrqOff, moved: bool) -> bool {
         if moved {
             // What this CPU's TLB and VMCB cache remember of the vCPU is stale.
             self.asid = Asid::NONE;
             self.vmcb.control.clean = Clean::NONE;
         }
         let Some(here) = cpu::this(off) else {
-            self.flush = true;
-            return;
+            return false;
         };
         self.host_vmcb = here.save_host(off, self.vmcb.hpa());
         // Nothing else hands identifiers out before the guest is unloaded.
         self.flush |= !self.asid.is_current(here);
+        true
     }
 
     #[inline]

@@ -288,9 +288,10 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     #[inline(always)]
-    fn load(&mut self, off: &IrqOff, moved: bool) {
-        let usable = self.vmcs.make_current(off);
-        self.chores.set(Chores::REFUSE, !usable);
+    fn load(&mut self, off: &IrqOff, moved: bool) -> bool {
+        if !self.vmcs.make_current(off) {
+            return false;
+        }
         self.in_use = true;
         if moved {
             self.moved(off);
@@ -298,6 +299,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.host.load(off);
         self.msrs.load();
         self.shared.l1d.on_load();
+        true
     }
 
     #[inline(always)]
@@ -356,7 +358,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             return;
         };
         let index = self.read(guest::PML_INDEX);
-        if index == write_log::EMPTY || self.chores.has(Chores::REFUSE) {
+        if index == write_log::EMPTY {
             return;
         }
         write_log::frames(index, |offset| page.read(offset)).for_each(each);

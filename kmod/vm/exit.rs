@@ -7,6 +7,7 @@ use super::run::Handled;
 use super::run::Step;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
+use crate::host::cpu;
 use crate::host::machine_check;
 use crate::host::split_lock;
 use crate::hw::Exit;
@@ -341,7 +342,7 @@ impl<V: Vendor> Vcpu<V> {
             uapi::KVM_EXIT_FAIL_ENTRY,
             uapi::kvm_run_fail_entry {
                 hardware_entry_failure_reason: reason,
-                cpu: self.last_cpu.unwrap_or(0),
+                cpu: self.last_cpu.unwrap_or_else(cpu::raw_current_cpu),
                 pad: 0,
             },
         );

@@ -23,6 +23,7 @@ use crate::host::hint::fresh;
 use crate::host::task;
 use crate::host::task::IrqOff;
 use crate::host::task::PreemptOff;
+use crate::hw::Exit;
 use crate::hw::Vendor;
 use crate::pc::control;
 use crate::pc::lapic::Lapic;
@@ -243,7 +244,9 @@ impl<V: Vendor> Vcpu<V> {
         self.hw.prepare(&preempt);
         let mut off = IrqOff::from_on();
         let cpu = cpu::current_cpu(&off);
-        let tracked = self.load(&off, cpu);
+        let Some(tracked) = self.load(&off, cpu) else {
+            return self.cannot_load();
+        };
         self.shared.requests.enter(cpu);
         // From here on whoever wants something sends an interrupt, too.
         let mut step = Step::Leave;
@@ -343,8 +346,16 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// Whether the kernel wants to be told of each entry.
-    fn load(&mut self, off: &IrqOff, cpu: u32) -> bool {
+    /// This CPU runs no guests: the extension is off.
+    #[cold]
+    fn cannot_load(&mut self) -> Step {
+        self.last_cpu = None;
+        self.sleep_on(Exit::EntryFailed { reason: 0 })
+    }
+
+    /// Whether the kernel wants to be told of each entry. `None` when there can
+    /// be none here; nothing is loaded then.
+    fn load(&mut self, off: &IrqOff, cpu: u32) -> Option<bool> {
         let moved = self.last_cpu != Some(cpu);
         if moved {
             self.last_cpu = Some(cpu);
@@ -355,7 +366,9 @@ impl<V: Vendor> Vcpu<V> {
             self.watches_msrs = watches_msrs;
             self.hw.intercept_all_msrs(watches_msrs);
         }
-        self.hw.load(off, moved);
+        if !self.hw.load(off, moved) {
+            return None;
+        }
         fpu::restore_if_needed(off);
         self.host_xss.clear(off);
         if self.host_xcr0.is_some_and(|host| host != self.xcr0) {
@@ -364,7 +377,7 @@ impl<V: Vendor> Vcpu<V> {
         self.load_pkru(off);
         self.tsc_aux.load(off, self.model.msrs.tsc_aux());
         self.debug.load(off);
-        task::guest_begin(off)
+        Some(task::guest_begin(off))
     }
 
     fn unload(&mut self, off: &IrqOff) {

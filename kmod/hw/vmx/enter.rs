@@ -33,14 +33,12 @@ extern "C" {
     fn iv_vmx_enter(gprs: *mut [u64; 16], host_rsp: *mut u64) -> u32;
 }
 
-/// What `iv_vmx_enter` returns.
+/// What `iv_vmx_enter` returns; anything else when VMX has been switched off.
 mod result {
     /// The guest ran, or its state was refused.
     pub(super) const EXITED: u32 = 0;
     /// VMLAUNCH or VMRESUME has failed.
     pub(super) const REFUSED: u32 = 1;
-    /// VMX is off.
-    pub(super) const FAULTED: u32 = 2;
 }
 
 bits! {
@@ -50,10 +48,8 @@ bits! {
         FLUSH_TLB = 1 << 0;
         /// Flush the first-level data cache: at each entry.
         FLUSH_L1D = 1 << 1;
-        /// Refuse the entry: the VMCS is not the current one.
-        REFUSE = 1 << 2;
         /// Look at what the preemption timer is loaded with.
-        TIMER = 1 << 3;
+        TIMER = 1 << 2;
     }
 }
 
@@ -131,8 +127,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if insn::read_cr2() != self.cr2 {
             insn::write_cr2(self.cr2);
         }
-        if self.chores != Chores(0) && !self.do_chores() {
-            return self.entry_refused(result::FAULTED);
+        if self.chores != Chores(0) {
+            self.do_chores();
         }
         // SAFETY: Interrupts are off, the VMCS is current on this CPU, the
         // host-state area is this host's and this CPU's (`load`), and the
@@ -184,13 +180,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
     }
 
-    /// What is asked for now and then. False when the guest is not to be
-    /// entered.
+    /// What is asked for now and then.
     #[inline(never)]
-    fn do_chores(&mut self) -> bool {
-        if self.chores.has(Chores::REFUSE) {
-            return false;
-        }
+    fn do_chores(&mut self) {
         if self.chores.has(Chores::TIMER) {
             self.write_timer();
         }
@@ -201,7 +193,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             self.shared().l1d.flush();
         }
         self.chores = self.chores.without(Chores::FLUSH_TLB);
-        true
     }
 
     /// On another CPU than before. The VMCS is current there.
