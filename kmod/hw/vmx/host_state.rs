@@ -19,7 +19,9 @@
 //! - The limits of GDTR and TR: an exit sets them to 64 KiB and 0x67, which
 //!   opens the rest of the GDT's page to user mode and closes the I/O bitmap.
 //!   (That of IDTR does not matter: 256 vectors end below it.)
-//! - DEBUGCTL is 0 after an exit.
+//! - DEBUGCTL is 0 after an exit. FREEZE_WHILE_SMM, by which the host's counters
+//!   do not see SMM, is on in the guest as well: most SMIs of this CPU may come
+//!   there. The rest of it is about code that runs.
 //! - DR7 is 0x400 after an exit: `vm::debug` has the host's breakpoints, which
 //!   SVM needs as well.
 //!
@@ -30,6 +32,7 @@
 //! and their NMIs exit. PEBS must be off, for the processor would write its
 //! records to the guest's linear addresses.
 
+use super::field::guest;
 use super::field::host;
 use super::vmcs::Current;
 use crate::host::cpu;
@@ -40,6 +43,7 @@ use crate::host::task::IrqOff;
 use crate::pc::msr::index;
 
 const MSR_DEBUGCTL: u32 = 0x1d9;
+const DEBUGCTL_FREEZE_WHILE_SMM: u64 = 1 << 14;
 const MSR_PEBS_ENABLE: u32 = 0x3f1;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_NO_PEBS: u64 = 1 << 12;
@@ -64,6 +68,7 @@ pub(super) struct HostState {
     gdtr: Gdtr,
     /// Those that are to be loaded again.
     selectors: Option<Selectors>,
+    /// The host's, of which the guest's follows.
     debugctl: u64,
     has_pebs: bool,
     pebs: u64,
@@ -135,7 +140,11 @@ impl HostState {
             Current.write(host::FS_BASE, fs_base);
         }
         self.selectors = Selectors::read();
-        self.debugctl = cpu::rdmsr(MSR_DEBUGCTL);
+        let debugctl = cpu::rdmsr(MSR_DEBUGCTL);
+        if self.debugctl != debugctl {
+            self.debugctl = debugctl;
+            Current.write(guest::DEBUGCTL, debugctl & DEBUGCTL_FREEZE_WHILE_SMM);
+        }
         if self.has_pebs {
             self.pebs = cpu::rdmsr(MSR_PEBS_ENABLE);
             if self.pebs != 0 {
