@@ -548,7 +548,8 @@ fn on_another_cpu() -> Outcome {
     Ok(())
 }
 
-fn pin(cpu: usize) -> Outcome {
+/// Keeps this thread on one CPU.
+pub fn pin(cpu: usize) -> Outcome {
     // SAFETY: the set is plain data, and lives as long as the call.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

@@ -12,6 +12,7 @@ mod dirty_log;
 mod emulate;
 mod event_races;
 mod eventfd;
+mod hotplug;
 mod injection;
 mod ioapic;
 mod irqchip;
@@ -58,6 +59,7 @@ fn main() {
         ioapic::TESTS,
         eventfd::TESTS,
         event_races::TESTS,
+        hotplug::TESTS,
         lapic::TESTS,
         apic_page::TESTS,
         deadline::TESTS,
