@@ -36,7 +36,7 @@ const FAULTS: &[Fault] = &[
         key: "event-length",
         what: "the kernel's own module for VMX forgets how long the instruction of an event is that \
                userspace has set: refused by some processors, delivered with a wrong address by others",
-        applies: || std::path::Path::new("/sys/module/kvm_intel").exists(),
+        applies: stock_vmx,
         tests: &[
             "injection/traps_by_events",
             "debug/injected_breakpoint",
@@ -44,15 +44,35 @@ const FAULTS: &[Fault] = &[
         ],
     },
     Fault {
+        // The kernel's module writes that field; ours sets both. (APM volume 2, 15.20.)
+        key: "next-rip",
+        what: "Bochs pushes RIP for an injected #BP or #OF, where processors that have it push the \
+               VMCB's next RIP, which the kernel's own module counts on",
+        applies: || in_bochs() && stock_svm(),
+        tests: &[
+            "injection/traps_by_events",
+            "debug/injected_breakpoint",
+            "debug/injected_breakpoint_beside_its_intercept",
+            "debug/injected_breakpoint_without_int3",
+        ],
+    },
+    Fault {
+        // Ours writes the field before each event and never looks.
+        key: "old-event",
+        what: "Bochs clears no more than the valid bit of EVENTINJ; the kernel's own module takes what \
+               is left for an event, with which it does not step over the IRET of an NMI's handler",
+        applies: || in_bochs() && stock_svm(),
+        tests: &[
+            "injection/nmi_blocked_until_iret",
+            "injection/nmi_waiting_leaves_no_trace",
+        ],
+    },
+    Fault {
         // The kernel's as well.
         key: "old-tsc",
         what: "the kernel's own module finds out when a TSC deadline is over when it is armed, and does \
                not look again when the TSC is written",
-        applies: || {
-            ["kvm_intel", "kvm_amd"]
-                .iter()
-                .any(|module| std::path::Path::new("/sys/module").join(module).exists())
-        },
+        applies: || stock_vmx() || stock_svm(),
         tests: &[
             "deadline/tsc_written_by_the_guest",
             "deadline/tsc_written_by_userspace",
@@ -71,10 +91,7 @@ const FAULTS: &[Fault] = &[
         key: "event-on-the-apic",
         what: "the kernel's own module executes the next instruction in place of an event that \
                cannot be delivered because its stack is the local APIC's page",
-        applies: || {
-            std::path::Path::new("/sys/module/kvm_amd").exists()
-                || parameter("kvm_intel", "enable_apicv")
-        },
+        applies: || stock_svm() || parameter("kvm_intel", "enable_apicv"),
         tests: &["apic-page/stack_in_it"],
     },
     Fault {
@@ -86,6 +103,23 @@ const FAULTS: &[Fault] = &[
             "apic-page/not_there_when_disabled",
             "apic-page/not_there_in_x2apic_mode",
             "apic-page/modes_change_beside_a_running_vcpu",
+            "lapic/disabled_page_is_all_ones",
+            "x2apic/page_is_all_ones",
+        ],
+    },
+    Fault {
+        // The API document says nothing of these ioctls but that they go with the capability, which
+        // it offers here as well.
+        key: "vapic-beside-apicv",
+        what: "the kernel's own module offers KVM_CAP_VAPIC where the processor keeps the local APIC, \
+               too, but sees neither the guest's accesses to TPR nor its interrupts then",
+        applies: || parameter("kvm_intel", "enable_apicv"),
+        tests: &[
+            "vapic/word_is_told_the_state",
+            "vapic/word_shows_what_is_in_service",
+            "tpr-access/write_is_reported",
+            "tpr-access/read_is_reported",
+            "tpr-access/emulated_access_is_reported",
         ],
     },
     Fault {
@@ -120,13 +154,16 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
 
 /// Why the test `name` is not to be run here, if it is not. The faults in `despite` are no reason.
 pub fn excuse(name: &str, despite: &[String]) -> Option<&'static str> {
-    let fault = fault_for(name)?;
-    let counts = !despite.iter().any(|key| key == fault.key) && (fault.applies)();
-    counts.then_some(fault.what)
+    faults_for(name)
+        .filter(|fault| !despite.iter().any(|key| key == fault.key))
+        .find(|fault| (fault.applies)())
+        .map(|fault| fault.what)
 }
 
-fn fault_for(name: &str) -> Option<&'static Fault> {
-    FAULTS.iter().find(|fault| fault.tests.contains(&name))
+fn faults_for<'a>(name: &'a str) -> impl Iterator<Item = &'static Fault> + 'a {
+    FAULTS
+        .iter()
+        .filter(move |fault| fault.tests.contains(&name))
 }
 
 /// Whether what takes minutes is to be done less often: an emulator that has one thread and a
@@ -147,6 +184,16 @@ fn parameter(module: &str, name: &str) -> bool {
         .is_ok_and(|value| value.starts_with('Y'))
 }
 
+/// Whether the kernel's own module for VMX is loaded.
+fn stock_vmx() -> bool {
+    std::path::Path::new("/sys/module/kvm_intel").exists()
+}
+
+/// Whether the kernel's own module for SVM is.
+fn stock_svm() -> bool {
+    std::path::Path::new("/sys/module/kvm_amd").exists()
+}
+
 /// Whether this machine is in Bochs, told by its firmware.
 fn in_bochs() -> bool {
     std::fs::read_to_string("/sys/class/dmi/id/bios_vendor")
@@ -159,17 +206,21 @@ mod tests {
 
     #[test]
     fn only_named_tests_are_excused() {
-        let key = |name| fault_for(name).map(|fault| fault.key);
-        assert_eq!(key("injection/traps_by_events"), Some("event-length"));
-        assert_eq!(key("injection/traps_by"), None);
+        let keys = |name| faults_for(name).map(|fault| fault.key).collect::<Vec<_>>();
+        assert_eq!(
+            keys("injection/traps_by_events"),
+            ["event-length", "next-rip"]
+        );
+        assert!(keys("injection/traps_by").is_empty());
     }
 
     #[test]
-    fn a_test_has_one_reason() {
-        let mut names: Vec<_> = FAULTS.iter().flat_map(|fault| fault.tests).collect();
-        let count = names.len();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), count);
+    fn a_fault_names_a_test_once() {
+        for fault in FAULTS {
+            let mut names = fault.tests.to_vec();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), fault.tests.len(), "{}", fault.key);
+        }
     }
 }
