@@ -109,23 +109,22 @@ fn real_processors() {
 }
 
 #[test]
-fn newer_processors_by_their_flags() {
-    let flags = |flags| runs_with(&processors::from_flags(flags));
+fn newer_processors() {
+    const ALL: &str = "vpid timer vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling";
+    assert_eq!(runs_with(processors::ICE_LAKE_1065G7), ALL);
+    let any_code = format!("{ALL} code");
+    assert_eq!(runs_with(processors::TIGER_LAKE_1135G7), any_code);
     assert_eq!(
-        flags(processors::ICE_LAKE_FLAGS),
-        "vpid timer vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        runs_with(processors::RAPTOR_LAKE),
+        any_code.replace("pml ", "")
     );
     assert_eq!(
-        flags(processors::TIGER_LAKE_FLAGS),
-        "vpid timer vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        runs_with(processors::EMERALD_RAPIDS),
+        any_code.replace("1g", "1g 5level")
     );
     assert_eq!(
-        flags(processors::ALDER_LAKE_FLAGS),
-        "vpid timer vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
-    );
-    assert_eq!(
-        flags(processors::ARROW_LAKE_FLAGS),
-        "vpid timer vid x2apic posted ad pml 1g rdtscp invpcid ple xsaves scaling"
+        runs_with(&processors::from_flags(processors::ARROW_LAKE_FLAGS)),
+        ALL
     );
 }
 
@@ -269,6 +268,7 @@ fn each_missing_bit_is_named_and_nothing_else() {
         processors::WESTMERE,
         processors::SKYLAKE_SP,
         processors::SAPPHIRE_RAPIDS_IN_KVM,
+        processors::EMERALD_RAPIDS,
         bochs::ARROW_LAKE,
     ] {
         let all = capabilities(msrs);
