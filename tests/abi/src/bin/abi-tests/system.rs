@@ -3,7 +3,7 @@
 //! `/dev/kvm` itself: version, capabilities, lists (KVM API document, 4.1 to 4.6, 4.46, 4.88).
 
 use ironvm_abi_tests::fds::Kvm;
-use ironvm_abi_tests::harness::Test;
+use ironvm_abi_tests::harness::{emulator, Test};
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::sys::{ioctl, ioctl_mut};
 use ironvm_abi_tests::{ensure, ensure_eq, ensure_errno, lists, skip, test, Outcome};
@@ -97,7 +97,7 @@ fn union_of_clients() -> Outcome {
         (KVM_CAP_MP_STATE, 1),
         (KVM_CAP_DEBUGREGS, 1),
         (KVM_CAP_XSAVE, 1),
-        (KVM_CAP_XCRS, 1),
+        (KVM_CAP_XCRS, i32::from(emulator::processor_has("xsave"))),
         (KVM_CAP_VCPU_EVENTS, 1),
         (KVM_CAP_X86_ROBUST_SINGLESTEP, 1),
         (KVM_CAP_SET_GUEST_DEBUG, 1),
