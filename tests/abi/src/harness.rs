@@ -138,6 +138,7 @@ pub fn main(tables: &[&[Test]]) -> i32 {
     let mut list = false;
     let mut despite = Vec::new();
     let mut filters = Vec::new();
+    let mut left_out = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -150,9 +151,10 @@ pub fn main(tables: &[&[Test]]) -> i32 {
                     return 2;
                 }
             },
+            "--without" => left_out.extend(args.next()),
             "--help" | "-h" => {
                 println!(
-                    "usage: [--list] [--despite FAULT]... [FILTER...]\n\
+                    "usage: [--list] [--without FILTER]... [--despite FAULT]... [FILTER...]\n\
                      A FILTER is a part of a test's name. --despite runs as well what is skipped \
                      because of that fault of the emulator: {}",
                     emulator::keys().collect::<Vec<_>>().join(", ")
@@ -162,7 +164,8 @@ pub fn main(tables: &[&[Test]]) -> i32 {
             _ => filters.push(arg),
         }
     }
-    let chosen = |t: &&Test| filters.is_empty() || filters.iter().any(|f| t.name.contains(f));
+    let named = |t: &Test, by: &[String]| by.iter().any(|part| t.name.contains(part));
+    let chosen = |t: &&Test| (filters.is_empty() || named(t, &filters)) && !named(t, &left_out);
     let tests = tables.iter().flat_map(|t| t.iter()).filter(chosen);
     if list {
         tests.for_each(|t| println!("{}", t.name));
