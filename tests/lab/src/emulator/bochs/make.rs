@@ -14,8 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-const PATCHES: [&str; 5] = [
+const PATCHES: [&str; 6] = [
     include_str!("../../../bochs/halted.patch"),
+    include_str!("../../../bochs/paging.patch"),
     include_str!("../../../bochs/several-cpus.patch"),
     include_str!("../../../bochs/svm.patch"),
     include_str!("../../../bochs/virtual-interrupts.patch"),
