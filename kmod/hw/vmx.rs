@@ -28,6 +28,7 @@ mod host_state;
 mod insn;
 pub mod msr_bitmap;
 mod msrs;
+mod pebs;
 pub mod run_timer;
 mod setup;
 mod state;
@@ -53,6 +54,7 @@ use self::field::info;
 use self::field::SegmentFields;
 use self::host_state::HostState;
 use self::msrs::SwitchedMsrs;
+use self::pebs::Pebs;
 use self::run_timer::RunTimer;
 use self::setup::Words;
 use self::state::Cache;
@@ -120,6 +122,7 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     written: Option<HostPage>,
     apicv: VirtualApic,
     host: HostState,
+    pebs: Pebs,
     msrs: SwitchedMsrs,
     /// Between `load` and `unload`: the VMCS is current, interrupts are off.
     in_use: bool,
@@ -242,7 +245,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             virtual_apic: HostPage::new()?,
             written,
             apicv: VirtualApic::default(),
-            host: HostState::new(shared.has_pebs),
+            host: HostState::default(),
+            pebs: Pebs::new(shared.pebs_counters),
             msrs: SwitchedMsrs::new(shared.syscall),
             in_use: false,
             cache: Cache::default(),
@@ -297,6 +301,9 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             self.moved(off);
         }
         self.host.load(off);
+        if self.pebs.load() {
+            self.chores.set(Chores::PEBS, true);
+        }
         self.msrs.load();
         self.shared.l1d.on_load();
         true
@@ -306,6 +313,9 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn unload(&mut self, off: &IrqOff) {
         self.msrs.unload();
         self.host.unload(off);
+        if self.pebs.unload() {
+            self.chores.set(Chores::PEBS, false);
+        }
         self.in_use = false;
     }
 

@@ -6,11 +6,11 @@
 use super::controls::Capabilities;
 use super::controls::Controls;
 use super::controls::EptVpid;
-use super::host_state;
 use super::insn;
 use super::insn::InveptScope;
 use super::msrs::MsrBitmap;
 use super::msrs::Syscall;
+use super::pebs;
 use super::run_timer;
 use super::vmcs::Active;
 use crate::host::cpu;
@@ -108,8 +108,8 @@ pub(super) struct Shared {
     pub(super) ends_runs_in_time: bool,
     /// How the first-level cache is kept from guests.
     pub(super) l1d: L1dFlush,
-    /// Whether guests must not meet PEBS.
-    pub(super) has_pebs: bool,
+    /// The counters of the host that can write records at the guest's addresses.
+    pub(super) pebs_counters: u64,
 }
 
 impl Shared {
@@ -159,7 +159,7 @@ pub(super) fn init() -> Result {
         syscall: Syscall::read(),
         ends_runs_in_time,
         l1d: L1dFlush::new()?,
-        has_pebs: host_state::has_pebs(),
+        pebs_counters: pebs::counters(),
     })
 }
 

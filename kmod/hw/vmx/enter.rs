@@ -50,6 +50,8 @@ bits! {
         FLUSH_L1D = 1 << 1;
         /// Look at what the preemption timer is loaded with.
         TIMER = 1 << 2;
+        /// The host uses PEBS, which is to be off: at each entry.
+        PEBS = 1 << 3;
     }
 }
 
@@ -189,6 +191,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         if self.chores.has(Chores::FLUSH_TLB) {
             insn::invept(InveptScope::Single, self.eptp);
         }
+        if self.chores.has(Chores::PEBS) {
+            self.pebs.look();
+        }
         if self.chores.has(Chores::FLUSH_L1D) {
             self.shared().l1d.flush();
         }
@@ -260,7 +265,8 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
             if interruption.is(Kind::Nmi) {
                 // It is being handled already, as far as this CPU knows: no
                 // other arrives before this one's handler returns.
-                host_cpu::take_nmi(off);
+                let used = self.pebs.around(|| host_cpu::take_nmi(off));
+                self.chores.set(Chores::PEBS, used);
                 return;
             }
         }

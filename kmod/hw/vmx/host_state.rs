@@ -28,9 +28,8 @@
 //! PAT is not switched: what memory is to the guest, the extended page tables say
 //! alone (SDM vol. 3, 29.3.7.2).
 //!
-//! PERF_GLOBAL_CTRL is not switched: counters of the host run on in the guest,
-//! and their NMIs exit. PEBS must be off, for the processor would write its
-//! records to the guest's linear addresses.
+//! Counters of the host run on in the guest, and their NMIs exit, but for those of
+//! PEBS (`pebs`).
 
 use super::field::guest;
 use super::field::host;
@@ -44,19 +43,6 @@ use crate::pc::msr::index;
 
 const MSR_DEBUGCTL: u32 = 0x1d9;
 const DEBUGCTL_FREEZE_WHILE_SMM: u64 = 1 << 14;
-const MSR_PEBS_ENABLE: u32 = 0x3f1;
-const MSR_MISC_ENABLE: u32 = 0x1a0;
-const MISC_ENABLE_NO_PEBS: u64 = 1 << 12;
-
-/// CPUID.1:EDX, the debug store, of which PEBS is a part.
-const EDX_DEBUG_STORE: u32 = 1 << 21;
-
-/// Whether the processor has PEBS, which a run of the guest must not meet.
-pub(super) fn has_pebs() -> bool {
-    cpu::cpuid(1, 0).edx & EDX_DEBUG_STORE != 0
-        && cpu::rdmsr_safe(MSR_MISC_ENABLE).is_ok_and(|misc| misc & MISC_ENABLE_NO_PEBS == 0)
-        && cpu::rdmsr_safe(MSR_PEBS_ENABLE).is_ok()
-}
 
 /// What the host-state area holds of what changes, and what the thread gets
 /// back from `unload`.
@@ -70,8 +56,6 @@ pub(super) struct HostState {
     selectors: Option<Selectors>,
     /// The host's, of which the guest's follows.
     debugctl: u64,
-    has_pebs: bool,
-    pebs: u64,
 }
 
 extern "C" {
@@ -80,14 +64,6 @@ extern "C" {
 }
 
 impl HostState {
-    /// `has_pebs`: as [`has_pebs`] says.
-    pub(super) fn new(has_pebs: bool) -> Self {
-        Self {
-            has_pebs,
-            ..Self::default()
-        }
-    }
-
     /// What never changes. The VMCS is current.
     pub(super) fn set_up(&mut self, off: &IrqOff) {
         Current.write(host::CR0, cpu::host_cr0());
@@ -145,13 +121,6 @@ impl HostState {
             self.debugctl = debugctl;
             Current.write(guest::DEBUGCTL, debugctl & DEBUGCTL_FREEZE_WHILE_SMM);
         }
-        if self.has_pebs {
-            self.pebs = cpu::rdmsr(MSR_PEBS_ENABLE);
-            if self.pebs != 0 {
-                // SAFETY: Records are not written until `unload`.
-                unsafe { cpu::wrmsr(MSR_PEBS_ENABLE, 0) };
-            }
-        }
     }
 
     /// After the last exit, before interrupts are on.
@@ -166,11 +135,6 @@ impl HostState {
         if self.debugctl != 0 {
             // SAFETY: The value is the host's own.
             unsafe { cpu::wrmsr(MSR_DEBUGCTL, self.debugctl) };
-        }
-        if self.pebs != 0 {
-            // SAFETY: The value is the host's own.
-            unsafe { cpu::wrmsr(MSR_PEBS_ENABLE, self.pebs) };
-            self.pebs = 0;
         }
     }
 }
