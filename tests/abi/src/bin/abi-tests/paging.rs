@@ -6,8 +6,8 @@ use ironvm_abi_tests::guest::{long_mode, Machine, Paging};
 use ironvm_abi_tests::harness::Test;
 use ironvm_abi_tests::ioctls::*;
 use ironvm_abi_tests::layout::*;
-use ironvm_abi_tests::Outcome;
 use ironvm_abi_tests::{code16, code32, code64, ensure, ensure_eq, ensure_errno, skip, test};
+use ironvm_abi_tests::{Exit, Outcome};
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!("paging", pae_bad_pdpte),
     test!("paging", long_mode_tables),
     test!("paging", five_levels),
+    test!("paging", addresses_beyond_48_bits),
     test!("paging", boot_through_all_modes),
     test!("paging", back_to_real_mode),
     test!("paging", fault_per_mode),
@@ -199,6 +200,50 @@ fn five_levels() -> Outcome {
         skip!("the CPU has no five-level paging");
     }
     in_mode(Paging::Long5)
+}
+
+/// Memory, a base in an MSR, and what is not memory, by addresses that only five levels have. The
+/// host may have four.
+fn addresses_beyond_48_bits() -> Outcome {
+    const FAR: u64 = 1 << 48;
+    const NOWHERE: u64 = 0xd000_0000;
+    let machine = Machine::new()?;
+    if machine.cpuid.leaf(7, 0).map_or(0, |l| l.ecx) & 1 << 16 == 0 {
+        skip!("the CPU has no five-level paging");
+    }
+    machine.load(
+        CODE,
+        code64!(
+            "mov rax, {data}",
+            "mov dword ptr [rax], 0x77",
+            "mov rdx, rax",
+            "shr rdx, 32",
+            "mov ecx, 0xc0000102",
+            "wrmsr",
+            "mov rsi, {nowhere}",
+            "mov [rsi], eax",
+            "swapgs",
+            "mov ebx, gs:[0]",
+            "swapgs",
+            "out 0x10, al",
+            data = const FAR + DATA,
+            nowhere = const FAR + NOWHERE,
+        ),
+    );
+    let vcpu = machine.vcpu(0)?;
+    machine.start(&vcpu, Paging::Long5, CODE)?;
+    // The second 256 TiB are the first again.
+    let top = vcpu.sregs()?.cr3;
+    machine.write(top + 8, machine.read::<u64>(top));
+    match vcpu.run_on()? {
+        Exit::Mmio(write) if write.address == NOWHERE && write.write => {}
+        exit => return Err(vcpu.unexpected(&exit)),
+    }
+    ensure_eq!(vcpu.msr(MSR_KERNEL_GS_BASE)?, FAR + DATA, "KERNEL_GS_BASE");
+    vcpu.run_to_done()?;
+    ensure_eq!(vcpu.regs()?.rbx, 0x77, "what is at GS");
+    ensure_eq!(machine.read::<u32>(DATA), 0x77, "what was written");
+    Ok(())
 }
 
 /// Real mode, protected mode, paging, long mode: what a kernel's first instructions do.
