@@ -199,16 +199,18 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// INIT: the state of a processor after RESET, but for MSRs.
     fn init(&mut self);
 
-    /// Before interrupts are turned off for [`Vendor::load`] on this CPU: what
-    /// another CPU has of the vCPU is given up.
-    #[inline]
-    fn prepare(&mut self, _pinned: &PreemptOff) {}
+    /// After [`Vendor::load`] has given false: what another CPU has of the vCPU is
+    /// given up. False when it was not that. Interrupts are on.
+    fn prepare(&mut self, _pinned: &PreemptOff) -> bool {
+        false
+    }
 
     /// Before the first entry after interrupts were on: makes this CPU the one
     /// that runs the vCPU. `moved`: the last entry was on another.
     ///
-    /// False when that cannot be, because the extension is off: nothing is to be
-    /// unloaded then, and the next call has to say that the vCPU has moved.
+    /// False when that has to wait for [`Vendor::prepare`], or cannot be because the
+    /// extension is off: nothing is to be unloaded then, and the next call has to
+    /// say that the vCPU has moved.
     #[must_use]
     fn load(&mut self, off: &IrqOff, moved: bool) -> bool;
 
@@ -363,6 +365,12 @@ pub trait Vendor: CpuHooks + Sized + Send {
     #[inline]
     fn has_protection_keys(&self) -> bool {
         Cr4(self.cr4()).has(Cr4::PKE)
+    }
+    /// CR4.OSXSAVE alone: without it the guest executes no instruction that XCR0
+    /// or XSS matter to (SDM vol. 1, 13.5 and 14.5).
+    #[inline]
+    fn has_xsave(&self) -> bool {
+        Cr4(self.cr4()).has(Cr4::OSXSAVE)
     }
     /// Sets CR4. The value has been checked.
     fn set_cr4(&mut self, value: u64);

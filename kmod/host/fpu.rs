@@ -94,6 +94,7 @@ impl GuestFpu {
     /// # Errors
     ///
     /// `EBUSY` when it is the state of another thread.
+    #[inline(always)]
     pub fn swap_in(&mut self) -> Result {
         let task = current();
         if !self.user.is_null() {
@@ -113,6 +114,7 @@ impl GuestFpu {
 
     /// Gives the current thread its own FPU state back. Nothing happens when it
     /// has it.
+    #[inline(always)]
     pub fn swap_out(&mut self) {
         if self.user != current() {
             return;

@@ -123,10 +123,27 @@ pub struct Selectors {
 }
 
 impl Selectors {
-    /// Those of the thread; `None` when all are null, so that there is nothing
-    /// to restore.
+    /// Those of the thread.
+    pub fn read() -> Self {
+        let (ds, es, fs, gs, ldt) = Self::registers();
+        Self {
+            ds: ds as u16,
+            es: es as u16,
+            fs: fs as u16,
+            gs: gs as u16,
+            ldt: ldt as u16,
+        }
+    }
+
+    /// Whether all of the thread's are null, so that there is nothing to restore.
     #[inline]
-    pub fn read() -> Option<Self> {
+    pub fn are_null() -> bool {
+        let (ds, es, fs, gs, ldt) = Self::registers();
+        ds | es | fs | gs | ldt == 0
+    }
+
+    #[inline(always)]
+    fn registers() -> (u64, u64, u64, u64, u64) {
         let (ds, es, fs, gs, ldt): (u64, u64, u64, u64, u64);
         // SAFETY: Reading segment registers has no effect.
         unsafe {
@@ -144,25 +161,10 @@ impl Selectors {
                 options(nostack, nomem, preserves_flags),
             );
         }
-        match ds | es | fs | gs | ldt {
-            0 => None,
-            _ => Some(Self::of(ds, es, fs, gs, ldt)),
-        }
-    }
-
-    #[cold]
-    fn of(ds: u64, es: u64, fs: u64, gs: u64, ldt: u64) -> Self {
-        Self {
-            ds: ds as u16,
-            es: es as u16,
-            fs: fs as u16,
-            gs: gs as u16,
-            ldt: ldt as u16,
-        }
+        (ds, es, fs, gs, ldt)
     }
 
     /// Loads them again, where they are not null. `fs_base` is the thread's.
-    #[cold]
     pub fn restore(&self, _off: &IrqOff, fs_base: u64) {
         let user_gs_base = cpu::rdmsr(MSR_KERNEL_GS_BASE);
         // SAFETY: The selectors are those the thread had, in its own tables; a

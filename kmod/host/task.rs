@@ -19,6 +19,8 @@ pub use signal::Sigmask;
 pub use wait::WaitCell;
 
 use super::bindings;
+use super::cpu::boot_cpu_has;
+use super::cpu::Feature;
 use core::arch::asm;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -30,6 +32,11 @@ const GUEST_WORK: usize = 1 << bindings::TIF_NEED_RESCHED
     | 1 << bindings::TIF_SIGPENDING
     | 1 << bindings::TIF_NOTIFY_SIGNAL
     | 1 << bindings::TIF_NOTIFY_RESUME;
+
+extern "C" {
+    /// Of each CPU: DR7 as the kernel wants it.
+    static cpu_dr7: usize;
+}
 
 /// The current thread.
 #[inline]
@@ -93,15 +100,46 @@ pub fn guest_begin(_off: &IrqOff) -> bool {
 /// has trained from the VMM, where the host wants that.
 #[inline]
 pub fn guest_end(_off: &IrqOff) {
-    // SAFETY: Interrupts are off: the thread stays on its CPU.
-    unsafe { bindings::iv_guest_end() };
+    if breakpoints_are_active() || boot_cpu_has(Feature::IBPB_EXIT_TO_USER) {
+        // SAFETY: Interrupts are off: the thread stays on its CPU.
+        unsafe { bindings::iv_guest_end() };
+    }
 }
 
-/// Time from here on is the kernel's again.
+/// Whether the host has breakpoints on this CPU (`hw_breakpoint_active`).
 #[inline]
-pub fn guest_timing_exit(_off: &IrqOff) {
-    // SAFETY: Interrupts are off, as the function asks.
-    unsafe { bindings::iv_guest_timing_exit() };
+fn breakpoints_are_active() -> bool {
+    /// DR7: the global enable bit of each.
+    const ENABLED: u8 = 0xaa;
+    let active: u8;
+    // SAFETY: Reads a per-CPU variable of this CPU through GS.
+    unsafe {
+        asm!(
+            "test byte ptr gs:[rip + {variable}], {enabled}",
+            "setnz {active}",
+            variable = sym cpu_dr7,
+            enabled = const ENABLED,
+            active = lateout(reg_byte) active,
+            options(nostack, readonly),
+        );
+    }
+    active != 0
+}
+
+/// Time from here on is the kernel's again. `tracked`: what [`guest_begin`] said.
+#[inline]
+pub fn guest_timing_exit(_off: &IrqOff, tracked: bool) {
+    if tracked {
+        // SAFETY: Interrupts are off, as the function asks.
+        unsafe { bindings::iv_guest_timing_exit() };
+        return;
+    }
+    // A CPU that is not tracked accounts by its tick, which looks at this flag.
+    // SAFETY: Only the thread itself changes its flags.
+    unsafe {
+        let flags = &raw mut (*current()).flags;
+        *flags &= !bindings::PF_VCPU;
+    }
 }
 
 /// Tells RCU, context tracking and lockdep that a guest runs from here on.

@@ -15,6 +15,7 @@ mod permission;
 mod vmcb;
 
 use self::cpu::Asid;
+use self::cpu::Cpus;
 use self::cpu::Features;
 use self::nmi::NmiState;
 use self::permission::PermissionMaps;
@@ -70,6 +71,7 @@ extern "C" {
 /// One vCPU on SVM.
 pub struct Svm {
     vmcb: PageBox<Vmcb>,
+    cpus: &'static Cpus,
     asid: Asid,
     /// CR0 as the guest wrote it.
     cr0: Cr0,
@@ -207,7 +209,7 @@ impl Svm {
     fn prepare_tlb(&mut self, off: &IrqOff) {
         self.flush = false;
         let control = &mut self.vmcb.control;
-        let valid = cpu::this(off).is_some_and(|here| self.asid.is_current(here));
+        let valid = self.asid.is_current(self.cpus.this(off));
         if valid && self.features.flush_by_asid {
             control.tlb_control = vmcb::TLB_FLUSH_ASID;
             return;
@@ -295,6 +297,7 @@ impl Vendor for Svm {
     fn new(setup: &VmSetup, _id: u16) -> Result<Self> {
         let mut svm = Self {
             vmcb: PageBox::new()?,
+            cpus: cpu::all().ok_or(ENODEV)?,
             asid: Asid::NONE,
             cr0: Cr0(0),
             cr4: Cr4(0),
@@ -320,16 +323,14 @@ impl Vendor for Svm {
         self.request_interrupt_window(false);
     }
 
-    #[inline]
+    #[inline(always)]
     fn load(&mut self, off: &IrqOff, moved: bool) -> bool {
         if moved {
             // What this CPU's TLB and VMCB cache remember of the vCPU is stale.
             self.asid = Asid::NONE;
             self.vmcb.control.clean = Clean::NONE;
         }
-        let Some(here) = cpu::this(off) else {
-            return false;
-        };
+        let here = self.cpus.this(off);
         self.host_vmcb = here.save_host(off, self.vmcb.hpa());
         // Nothing else hands identifiers out before the guest is unloaded.
         self.flush |= !self.asid.is_current(here);

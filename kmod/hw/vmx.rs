@@ -284,16 +284,17 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.shared.ends_runs_in_time
     }
 
-    #[inline]
-    fn prepare(&mut self, pinned: &PreemptOff) {
-        if self.vmcs.is_elsewhere(host_cpu::current_cpu(pinned)) {
+    fn prepare(&mut self, pinned: &PreemptOff) -> bool {
+        let elsewhere = self.vmcs.is_elsewhere(host_cpu::current_cpu(pinned));
+        if elsewhere {
             self.vmcs.evict();
         }
+        elsewhere
     }
 
     #[inline(always)]
     fn load(&mut self, off: &IrqOff, moved: bool) -> bool {
-        if !self.vmcs.make_current(off) {
+        if !self.vmcs.is_current(self.shared.active(off)) && !self.vmcs.make_current(off) {
             return false;
         }
         self.in_use = true;
@@ -321,8 +322,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn take_host_interrupt(&mut self, off: &IrqOff) {
-        if let Some(vector) = self.entered.host_interrupt.take() {
-            host_cpu::take_interrupt(off, vector);
+        if self.entered.host_interrupt.is_some() {
+            self.pass_host_interrupt(off);
         }
     }
 
@@ -362,7 +363,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.decode_exit()
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_written(&mut self, each: impl FnMut(Gfn)) {
         let Some(page) = &self.written else {
             return;
@@ -602,6 +603,12 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     fn has_protection_keys(&self) -> bool {
         // Not among `CR4_OWN`: the guest does not change it without an exit.
         self.cr4.has(Cr4::PKE)
+    }
+
+    #[inline]
+    fn has_xsave(&self) -> bool {
+        // Likewise.
+        self.cr4.has(Cr4::OSXSAVE)
     }
 
     fn set_cr4(&mut self, value: u64) {

@@ -181,7 +181,7 @@ impl<V: Vendor> Vcpu<V> {
 
     fn write_cr(&mut self, number: u8, value: u64, length: u8) -> Handled {
         let priority_before = self.hw.cr8();
-        let keys_before = Cr4(self.hw.cr4()).has(Cr4::PKE);
+        let loaded_for = Cr4(self.hw.cr4());
         let written = match number {
             0 => self.write_cr0(value),
             3 => control::write_cr3(&controls(&self.hw), value, self.model.caps()).map(|value| {
@@ -206,8 +206,11 @@ impl<V: Vendor> Vcpu<V> {
             });
         }
         let step = self.advance(length)?;
-        if Cr4(self.hw.cr4()).has(Cr4::PKE) != keys_before {
-            // PKRU is switched on the way into the inner loop and out of it.
+        if Cr4(self.hw.cr4())
+            .changed(loaded_for)
+            .any(Cr4::PKE | Cr4::OSXSAVE)
+        {
+            // PKRU and XCR0 are switched on the way into the inner loop and out.
             return Ok(step.at_least_leave());
         }
         if self.shared.requests.has(Request::DIRECTORY_POINTERS) {

@@ -7,6 +7,7 @@ use super::run::Handled;
 use super::run::Step;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
+use super::vcpu::NO_CPU;
 use crate::host::cpu;
 use crate::host::machine_check;
 use crate::host::split_lock;
@@ -82,7 +83,7 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn answer_port_io(&mut self, io: IoExit) -> Step {
         let handled = self.port_io(io, Context::Atomic);
         self.settle_atomic(handled, Exit::Io(io))
@@ -201,6 +202,16 @@ impl<V: Vendor> Vcpu<V> {
     /// As [`Vcpu::advance`], with the address of the next instruction.
     #[inline(always)]
     pub fn complete_instruction(&mut self, next: u64) -> Handled {
+        match self.go_behind(next) {
+            true => self.settle_step_flags(),
+            false => Ok(Step::Resume),
+        }
+    }
+
+    /// RIP and the interrupt shadow are as after the instruction. Whether there is
+    /// more to do, by [`Vcpu::settle_step_flags`].
+    #[inline(always)]
+    pub fn go_behind(&mut self, next: u64) -> bool {
         // Only 64-bit code goes on beyond 4 GiB.
         let crosses = (next ^ self.regs.rip) >> 32 != 0;
         self.regs.rip = if crosses && !self.is_64bit() {
@@ -209,11 +220,14 @@ impl<V: Vendor> Vcpu<V> {
             next
         };
         self.hw.set_interrupt_shadow(false);
-        if self.regs.rflags.any(Rflags::RF | Rflags::TF) {
-            self.regs.rflags = self.regs.rflags.without(Rflags::RF);
-            return self.after_step();
-        }
-        Ok(Step::Resume)
+        self.regs.rflags.any(Rflags::RF | Rflags::TF)
+    }
+
+    /// RF is as after the instruction, and a single step of the guest traps.
+    #[inline(never)]
+    pub fn settle_step_flags(&mut self) -> Handled {
+        self.regs.rflags = self.regs.rflags.without(Rflags::RF);
+        self.after_step()
     }
 
     #[inline(always)]
@@ -342,7 +356,10 @@ impl<V: Vendor> Vcpu<V> {
             uapi::KVM_EXIT_FAIL_ENTRY,
             uapi::kvm_run_fail_entry {
                 hardware_entry_failure_reason: reason,
-                cpu: self.last_cpu.unwrap_or_else(cpu::raw_current_cpu),
+                cpu: match self.last_cpu {
+                    NO_CPU => cpu::raw_current_cpu(),
+                    cpu => cpu,
+                },
                 pad: 0,
             },
         );
@@ -352,7 +369,7 @@ impl<V: Vendor> Vcpu<V> {
     fn unexpected(&mut self, code: u64) -> Step {
         let mut data = [0; 16];
         data[0] = code;
-        data[1] = u64::from(self.last_cpu.unwrap_or(0));
+        data[1] = u64::from(self.last_cpu);
         self.run.set_exit(
             uapi::KVM_EXIT_INTERNAL_ERROR,
             uapi::kvm_run_internal {

@@ -38,6 +38,9 @@ impl<V: Vendor> Vcpu<V> {
         if has(Request::FLUSH_TLB) {
             self.hw.flush_tlb();
         }
+        if has(Request::MSR_EXITS) {
+            self.hw.intercept_all_msrs(self.vm.watches_msrs());
+        }
         if has(Request::CLOCK) {
             self.update_clock();
         }
@@ -105,20 +108,24 @@ impl<V: Vendor> Vcpu<V> {
         self.mp_state = MpState::Runnable;
     }
 
-    /// Completes the instruction that userspace has been asked about.
-    #[inline]
-    pub fn complete_pending(&mut self) -> Handled {
+    /// Completes the instruction that userspace has been asked about, if there is
+    /// one. What is left to settle, if anything is.
+    #[inline(always)]
+    pub fn complete_pending(&mut self) -> Option<Handled> {
         match self.pending {
-            Pending::None => Ok(Step::Resume),
+            Pending::None => None,
             Pending::Written { next, rip } => {
                 self.pending = Pending::None;
                 self.complete_written(next, rip)
             }
             Pending::Move(pending) => {
                 self.pending = Pending::None;
-                self.complete_move(pending)
+                match self.complete_move(pending) {
+                    Ok(Step::Resume) => None,
+                    handled => Some(handled),
+                }
             }
-            _ => self.complete_other(),
+            _ => Some(self.complete_other()),
         }
     }
 
@@ -127,7 +134,9 @@ impl<V: Vendor> Vcpu<V> {
         match core::mem::take(&mut self.pending) {
             Pending::None => Ok(Step::Resume),
             Pending::In { size, next, rip } => self.complete_in(size, next, rip),
-            Pending::Written { next, rip } => self.complete_written(next, rip),
+            Pending::Written { next, rip } => {
+                self.complete_written(next, rip).unwrap_or(Ok(Step::Resume))
+            }
             Pending::Move(pending) => self.complete_move(pending),
             Pending::Emulation(emulation) => self.complete_emulation(emulation),
             Pending::Msr { read, length, rip } => self.complete_msr(read, length, rip),

@@ -159,7 +159,7 @@ impl<V: Vendor> Vcpu<V> {
         let [vector, _, _, gpa, cpu, ..] = &mut data;
         *vector = u64::from(self.events.interrupt_in_flight(true).unwrap_or(0));
         *gpa = fault.gpa.0;
-        *cpu = u64::from(self.last_cpu.unwrap_or(0));
+        *cpu = u64::from(self.last_cpu);
         self.run.set_exit(
             uapi::KVM_EXIT_INTERNAL_ERROR,
             uapi::kvm_run_internal {

@@ -3,6 +3,7 @@
 //! Which MSRs the guest may access: KVM_X86_SET_MSR_FILTER (KVM API document,
 //! 4.97).
 
+use super::request::Request;
 use super::Vm;
 use crate::host::sync::Srcu;
 use crate::host::sync::SrcuCell;
@@ -104,6 +105,7 @@ impl<V: Vendor> Vm<V> {
             .rules
             .replace(KBox::new(rules, GFP_KERNEL_ACCOUNT)?)?;
         self.msr_filter.active.store(active, Ordering::Release);
+        self.vcpus.request_all(Request::MSR_EXITS);
         Ok(())
     }
 }

@@ -65,6 +65,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Leaves for userspace with KVM_EXIT_IO.
+    #[inline(always)]
     pub fn exit_port(&mut self, direction: u8, port: u16, size: u8, count: u32) -> Step {
         self.run
             .set_port_exit(direction, port, size, count, PIO_DATA_OFFSET);
@@ -80,13 +81,12 @@ impl<V: Vendor> Vcpu<V> {
         self.complete_instruction(next)
     }
 
-    /// Completes an OUT, or a move to a device, that userspace has seen.
-    #[inline]
-    pub fn complete_written(&mut self, next: u64, rip: u64) -> Handled {
-        if self.regs.rip != rip {
-            return Ok(Step::Resume);
-        }
-        self.complete_instruction(next)
+    /// Completes an OUT, or a move to a device, that userspace has seen. Most often
+    /// nothing is left to settle.
+    #[inline(always)]
+    pub fn complete_written(&mut self, next: u64, rip: u64) -> Option<Handled> {
+        let more = self.regs.rip == rip && self.go_behind(next);
+        more.then(|| self.settle_step_flags())
     }
 
     /// AL, AX or EAX. Only the last clears what is above it.

@@ -22,6 +22,8 @@ impl Request {
     pub const EVENT: Self = Self(1 << 0);
     /// Drop every cached translation of guest memory.
     pub const FLUSH_TLB: Self = Self(1 << 1);
+    /// Userspace has changed which accesses to MSRs it decides on.
+    pub const MSR_EXITS: Self = Self(1 << 2);
     /// The guest's clock has to be written again.
     pub const CLOCK: Self = Self(1 << 3);
     /// The processor's copies of the PAE directory pointers are old.

@@ -17,6 +17,7 @@ use super::request::Request;
 use super::run_page::Status;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
+use super::vcpu::NO_CPU;
 use crate::host::cpu;
 use crate::host::fpu;
 use crate::host::hint::fresh;
@@ -108,6 +109,7 @@ impl<V: Vendor> Vcpu<V> {
     /// `EINTR` for a signal or `immediate_exit`, `EAGAIN` after the first INIT
     /// of an application processor, `EFAULT` for guest memory that the process
     /// cannot access.
+    #[inline(always)]
     pub fn run(&mut self) -> Result {
         self.shared.runner.set_current();
         self.take_synced_registers()?;
@@ -122,6 +124,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// CR8 is the VMM's to set where it models the local APIC.
+    #[inline(always)]
     fn take_user_cr8(&mut self) -> Result {
         if self.lapic.is_some() {
             return Ok(());
@@ -134,10 +137,12 @@ impl<V: Vendor> Vcpu<V> {
         Ok(())
     }
 
+    #[inline(always)]
     fn complete_and_run(&mut self) -> Result {
-        let handled = self.complete_pending();
-        if self.settle(handled, Context::Sleepable)? == Step::User {
-            return Ok(());
+        if let Some(handled) = self.complete_pending() {
+            if self.settle(handled, Context::Sleepable)? == Step::User {
+                return Ok(());
+            }
         }
         // The exit reason stays: userspace may look at the last one again.
         if self.run.immediate_exit() {
@@ -154,47 +159,64 @@ impl<V: Vendor> Vcpu<V> {
         result
     }
 
+    #[inline(always)]
     fn run_loops(&mut self) -> Result {
-        loop {
-            self.process_requests();
-            if self.mp_state != MpState::Runnable && !self.wait_until_runnable()? {
-                continue;
-            }
-            if task::guest_work_pending() {
-                task::handle_guest_work()?;
-            }
-            if self.events.triple_fault {
-                self.events.triple_fault = false;
-                self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
-                return Ok(());
-            }
-            if let Some(vector) = self.user_eoi.take() {
-                self.exit_ioapic_eoi(vector);
-                return Ok(());
-            }
-            if self.vapic.has_report() {
-                self.report_tpr_access();
-                return Ok(());
-            }
-            if self.user_wants_window() {
-                self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
-                return Ok(());
-            }
-            self.account_steal();
-            if self.events.awaits_trap() {
-                self.find_trap();
-            }
-            if self.vapic.is_on() {
-                self.touch_vapic();
-            }
-            let mut step = self.run_guest();
-            if step == Step::Sleep {
-                step = self.handle_sleeping()?;
-            }
-            if step == Step::User {
-                return Ok(());
-            }
+        while !fresh(self).run_and_handle()? {}
+        Ok(())
+    }
+
+    /// One turn of the outer loop. True when userspace has to do something.
+    #[inline(always)]
+    fn run_and_handle(&mut self) -> Result<bool> {
+        self.process_requests();
+        if self.mp_state != MpState::Runnable && !self.wait_until_runnable()? {
+            return Ok(false);
         }
+        if task::guest_work_pending() {
+            task::handle_guest_work()?;
+        }
+        let wants_window = self.run.wants_interrupt_window();
+        if self.has_something_for_user(wants_window) && self.tell_user() {
+            return Ok(true);
+        }
+        self.account_steal();
+        if self.events.awaits_trap() {
+            self.find_trap();
+        }
+        if self.vapic.is_on() {
+            self.touch_vapic();
+        }
+        let step = match self.run_guest(wants_window) {
+            Step::Sleep => self.handle_sleeping()?,
+            step => step,
+        };
+        Ok(step == Step::User)
+    }
+
+    /// Whether [`Vcpu::tell_user`] is to look: most of the time it is not.
+    #[inline(always)]
+    fn has_something_for_user(&self, wants_window: bool) -> bool {
+        // All at once: each is seldom the case.
+        self.events.triple_fault | self.user_eoi.is_some() | self.vapic.has_report() | wants_window
+    }
+
+    /// What userspace must see before the guest goes on. Whether the run page
+    /// says so now.
+    #[inline(never)]
+    fn tell_user(&mut self) -> bool {
+        if self.events.triple_fault {
+            self.events.triple_fault = false;
+            self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+        } else if let Some(vector) = self.user_eoi.take() {
+            self.exit_ioapic_eoi(vector);
+        } else if self.vapic.has_report() {
+            self.report_tpr_access();
+        } else if self.takes_user_interrupts() && self.ready_for_interrupt() {
+            self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Handles the last exit, which may have to sleep.
@@ -239,19 +261,26 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// The inner loop. With [`Step::Sleep`], `unanswered` is to be handled.
-    fn run_guest(&mut self) -> Step {
+    /// `wants_window`: userspace wants to be told of the interrupt window.
+    #[inline(always)]
+    fn run_guest(&mut self, wants_window: bool) -> Step {
         let preempt = PreemptOff::new();
-        self.hw.prepare(&preempt);
         let mut off = IrqOff::from_on();
         let cpu = cpu::current_cpu(&off);
-        let Some(tracked) = self.load(&off, cpu) else {
-            return self.cannot_load();
-        };
+        let moved = self.last_cpu != cpu;
+        if moved {
+            self.last_cpu = cpu;
+            self.tsc_aux.moved(&off);
+        }
+        if !self.hw.load(&off, moved) {
+            return self.cannot_load(preempt, off);
+        }
+        let tracked = self.load(&off);
         self.shared.requests.enter(cpu);
         // From here on whoever wants something sends an interrupt, too.
         let mut step = Step::Leave;
         if !self.shared.requests.any() && !task::guest_work_pending() {
-            step = self.run_guest_loaded(&off, tracked);
+            step = self.run_guest_loaded(&off, tracked, wants_window);
             self.note_written();
         }
         self.shared.requests.leave();
@@ -259,15 +288,27 @@ impl<V: Vendor> Vcpu<V> {
         // The interrupt that ended the guest run is part of the guest's time.
         self.hw.take_host_interrupt(&off);
         off.window();
-        task::guest_timing_exit(&off);
+        task::guest_timing_exit(&off, tracked);
         drop(off);
         drop(preempt);
         step
     }
 
+    /// Another CPU has to give the vCPU up first, or this one runs no guests: the
+    /// extension is off.
+    #[inline(never)]
+    fn cannot_load(&mut self, preempt: PreemptOff, off: IrqOff) -> Step {
+        self.last_cpu = NO_CPU;
+        drop(off);
+        if self.hw.prepare(&preempt) {
+            return Step::Leave;
+        }
+        self.sleep_on(Exit::EntryFailed { reason: 0 })
+    }
+
     /// Puts what the processor has listed as written into the dirty logs, before
     /// others take the vCPU for one that is out of the guest.
-    #[inline]
+    #[inline(always)]
     fn note_written(&mut self) {
         let memory = &self.vm.memory;
         let mut view = None;
@@ -276,12 +317,12 @@ impl<V: Vendor> Vcpu<V> {
         });
     }
 
-    #[inline]
-    fn run_guest_loaded(&mut self, off: &IrqOff, tracked: bool) -> Step {
-        if self.rcu_waits && !tracked {
-            self.note_quiescence(off);
+    #[inline(never)]
+    fn run_guest_loaded(&mut self, off: &IrqOff, tracked: bool, wants_window: bool) -> Step {
+        if self.rcu_waits {
+            self.note_quiescence(off, tracked);
         }
-        if self.run.wants_interrupt_window() && self.takes_user_interrupts() {
+        if wants_window && self.takes_user_interrupts() {
             if self.ready_for_interrupt() {
                 return Step::Leave;
             }
@@ -323,7 +364,10 @@ impl<V: Vendor> Vcpu<V> {
     /// at what that interrupts: so it is enough to tell it after interrupts
     /// that have ended the guest's run.
     #[inline(never)]
-    fn note_quiescence(&mut self, off: &IrqOff) {
+    fn note_quiescence(&mut self, off: &IrqOff, tracked: bool) {
+        if tracked {
+            return;
+        }
         self.rcu_waits = false;
         // SAFETY: Nothing runs between the two calls.
         unsafe {
@@ -346,40 +390,22 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    /// This CPU runs no guests: the extension is off.
-    #[cold]
-    fn cannot_load(&mut self) -> Step {
-        self.last_cpu = None;
-        self.sleep_on(Exit::EntryFailed { reason: 0 })
-    }
-
-    /// Whether the kernel wants to be told of each entry. `None` when there can
-    /// be none here; nothing is loaded then.
-    fn load(&mut self, off: &IrqOff, cpu: u32) -> Option<bool> {
-        let moved = self.last_cpu != Some(cpu);
-        if moved {
-            self.last_cpu = Some(cpu);
-            self.tsc_aux.moved(off);
-        }
-        let watches_msrs = self.vm.watches_msrs();
-        if self.watches_msrs != watches_msrs {
-            self.watches_msrs = watches_msrs;
-            self.hw.intercept_all_msrs(watches_msrs);
-        }
-        if !self.hw.load(off, moved) {
-            return None;
-        }
+    /// Gives the processor what of the guest is not the vendor's to load. Whether
+    /// the kernel wants to be told of each entry.
+    #[inline(always)]
+    fn load(&mut self, off: &IrqOff) -> bool {
         fpu::restore_if_needed(off);
         self.host_xss.clear(off);
-        if self.host_xcr0.is_some_and(|host| host != self.xcr0) {
+        if self.hw.has_xsave() {
             self.load_xcr0(off);
         }
         self.load_pkru(off);
         self.tsc_aux.load(off, self.model.msrs.tsc_aux());
         self.debug.load(off);
-        Some(task::guest_begin(off))
+        task::guest_begin(off)
     }
 
+    #[inline(always)]
     fn unload(&mut self, off: &IrqOff) {
         self.debug.unload(off);
         task::guest_end(off);
@@ -392,15 +418,18 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_xcr0(&mut self, off: &IrqOff) {
-        if let Some(host) = self.host_xcr0 {
-            self.xcr0.switch_from(host, off);
-            self.loaded_xcr0 = Some(self.xcr0);
+        match self.host_xcr0 {
+            Some(host) if host != self.xcr0 => {
+                self.xcr0.switch_from(host, off);
+                self.loaded_xcr0 = Some(self.xcr0);
+            }
+            _ => {}
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unload_xcr0(&mut self, off: &IrqOff) {
         // Not `xcr0`, which the guest may have changed since.
         if let (Some(host), Some(loaded)) = (self.host_xcr0, self.loaded_xcr0.take()) {
@@ -410,7 +439,7 @@ impl<V: Vendor> Vcpu<V> {
 
     /// The guest's protection key rights, if it uses them: XRSTOR loads them
     /// whatever CR4.PKE is (SDM vol. 1, 13.8).
-    #[inline]
+    #[inline(always)]
     fn load_pkru(&mut self, off: &IrqOff) {
         let used = self.hw.has_protection_keys() || self.xcr0.has_pkru();
         if !used || !cpu::boot_cpu_has(cpu::Feature::OSPKE) {
@@ -425,7 +454,7 @@ impl<V: Vendor> Vcpu<V> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unload_pkru(&mut self, off: &IrqOff) {
         let Some(host) = self.host_pkru else {
             return;
@@ -641,13 +670,7 @@ impl<V: Vendor> Vcpu<V> {
         self.lapic.is_some() && !self.split_irqchip
     }
 
-    fn user_wants_window(&self) -> bool {
-        self.run.wants_interrupt_window()
-            && self.takes_user_interrupts()
-            && self.ready_for_interrupt()
-    }
-
-    #[inline]
+    #[inline(always)]
     fn store_status(&mut self) {
         let (cr8, apic_base) = match &self.lapic {
             Some(lapic) => (lapic.cr8(), lapic.apic_base()),

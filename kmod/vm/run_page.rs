@@ -125,15 +125,15 @@ impl RunPages {
         self.get(KVM_RUN_EXIT_OFFSET)
     }
 
-    /// What every return from KVM_RUN tells.
+    /// What every return from KVM_RUN tells. The first three are one word.
     #[inline]
     pub fn set_status(&self, status: &Status) {
-        self.put(
-            offset_of!(kvm_run, ready_for_interrupt_injection),
-            u8::from(status.ready_for_interrupt),
-        );
-        self.put(offset_of!(kvm_run, if_flag), u8::from(status.interrupts_on));
-        self.put(offset_of!(kvm_run, flags), status.flags);
+        const READY: usize = offset_of!(kvm_run, ready_for_interrupt_injection);
+        const { assert!(offset_of!(kvm_run, flags) == READY + size_of::<u16>()) };
+        let word = u32::from(status.ready_for_interrupt)
+            | u32::from(status.interrupts_on) << (8 * (offset_of!(kvm_run, if_flag) - READY))
+            | u32::from(status.flags) << (8 * (offset_of!(kvm_run, flags) - READY));
+        self.put(READY, word);
         self.put(offset_of!(kvm_run, cr8), status.cr8);
         self.put(offset_of!(kvm_run, apic_base), status.apic_base);
     }

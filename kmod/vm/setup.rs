@@ -8,6 +8,7 @@ use super::clock::VmClock;
 use super::memory::GuestMemory;
 use super::model;
 use super::msr_filter::MsrFilter;
+use super::request::Request;
 use super::settings::Settings;
 use super::table::Flusher;
 use super::table::VcpuTable;
@@ -173,6 +174,7 @@ impl<V: Vendor> Vm<V> {
             return Err(EINVAL);
         }
         self.settings.set_user_msr(reasons);
+        self.vcpus.request_all(Request::MSR_EXITS);
         Ok(())
     }
 

@@ -109,6 +109,9 @@ impl VcpuShared {
     }
 }
 
+/// The number of no CPU.
+pub const NO_CPU: u32 = u32::MAX;
+
 /// Whether the vCPU executes instructions (KVM API document, 4.38).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MpState {
@@ -194,10 +197,8 @@ pub struct Vcpu<V: Vendor> {
     pub sipi_pending: Option<u8>,
     /// Signal mask while in KVM_RUN.
     pub sigmask: Option<Sigmask>,
-    /// The CPU of the last entry.
-    pub last_cpu: Option<u32>,
-    /// The processor has been told that userspace decides on MSRs.
-    pub watches_msrs: bool,
+    /// The CPU of the last entry, or [`NO_CPU`].
+    pub last_cpu: u32,
     /// CPUID and MSRs.
     pub model: KBox<Model>,
     /// Where the guest's code was found last.
@@ -273,8 +274,7 @@ impl<V: Vendor> Vcpu<V> {
             watches_cr8: false,
             sipi_pending: None,
             sigmask: None,
-            last_cpu: None,
-            watches_msrs: false,
+            last_cpu: NO_CPU,
             code: CodePage::default(),
             decoded: DecodeCache::new(),
             mmu: VcpuMmu::new(),
@@ -297,6 +297,7 @@ impl<V: Vendor> Vcpu<V> {
             let descriptor = physical_address_of(&vcpu.shared.apic);
             vcpu.hw.set_posted(descriptor);
         }
+        vcpu.shared.requests.add(Request::MSR_EXITS);
         if setup.apic_page.is_some() {
             vcpu.shared.requests.add(Request::APIC_PAGE);
         }

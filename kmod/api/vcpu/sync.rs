@@ -21,20 +21,22 @@ impl<V: Vendor> Vcpu<V> {
     /// # Errors
     ///
     /// `EINVAL` for sets that do not exist, and values that do not go.
-    #[inline]
+    #[inline(always)]
     pub fn take_synced_registers(&mut self) -> Result {
-        let dirty = self.run.dirty_regs();
-        if (dirty | self.run.valid_regs()) & !uapi::KVM_SYNC_X86_VALID_FIELDS != 0 {
+        match (self.run.dirty_regs(), self.run.valid_regs()) {
+            (0, 0) => Ok(()),
+            (dirty, valid) => self.take_register_sets(dirty, valid),
+        }
+    }
+
+    #[inline(never)]
+    fn take_register_sets(&mut self, dirty: u64, valid: u64) -> Result {
+        if (dirty | valid) & !uapi::KVM_SYNC_X86_VALID_FIELDS != 0 {
             return Err(EINVAL);
         }
         if dirty == 0 {
             return Ok(());
         }
-        self.take_register_sets(dirty)
-    }
-
-    #[inline(never)]
-    fn take_register_sets(&mut self, dirty: u64) -> Result {
         if dirty & uapi::KVM_SYNC_X86_REGS != 0 {
             self.set_regs(&self.run.synced(REGS))?;
         }
@@ -49,7 +51,7 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     /// Stores what userspace wants to see.
-    #[inline]
+    #[inline(always)]
     pub fn store_synced_registers(&mut self) -> Result {
         match self.run.valid_regs() {
             0 => Ok(()),

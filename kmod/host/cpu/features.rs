@@ -114,11 +114,15 @@ features! {
     /// The processor raises #AC for locked accesses across cache lines, and the
     /// kernel has it do so.
     SPLIT_LOCK_DETECT = X86_FEATURE_SPLIT_LOCK_DETECT,
+    /// The kernel wants to know of guests that have run, for a barrier of
+    /// predictions on the way to user mode.
+    IBPB_EXIT_TO_USER = X86_FEATURE_IBPB_EXIT_TO_USER,
     /// Memory encryption of the host (SME).
     SME = X86_FEATURE_SME,
 }
 
 /// Whether the boot CPU has a feature and the kernel has not disabled it.
+#[inline]
 pub fn boot_cpu_has(feature: Feature) -> bool {
     // SAFETY: The words are written at boot only; the union's other member is
     // the same memory.

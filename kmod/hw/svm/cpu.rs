@@ -136,7 +136,8 @@ pub(super) struct ThisCpu {
 // SAFETY: Atomic integers are integers; all zero bytes are a value.
 unsafe impl Zeroable for ThisCpu {}
 
-struct Cpus {
+/// What every CPU has.
+pub(super) struct Cpus {
     areas: KVec<SaveAreas>,
     asids: PerCpu<ThisCpu>,
     /// Identifiers run from 1 to this less one.
@@ -205,10 +206,17 @@ pub(super) fn offline(_off: &IrqOff) {
     let _ = unsafe { cpu::wrmsr_safe(MSR_VM_HSAVE_PA, 0) };
 }
 
-/// The record of this CPU; `None` before [`init`].
-#[inline]
-pub(super) fn this(off: &IrqOff) -> Option<&ThisCpu> {
-    CPUS.get().map(|cpus| cpus.asids.this(off))
+/// What every CPU has; `None` before [`init`].
+pub(super) fn all() -> Option<&'static Cpus> {
+    CPUS.get()
+}
+
+impl Cpus {
+    /// The record of this CPU.
+    #[inline]
+    pub(super) fn this<'a>(&'a self, off: &'a IrqOff) -> &'a ThisCpu {
+        self.asids.this(off)
+    }
 }
 
 impl ThisCpu {
@@ -216,7 +224,7 @@ impl ThisCpu {
     /// host and gives the page's address,
     /// to be called before entries from a thread that may have been switched in
     /// with another FS or GS base since.
-    #[inline]
+    #[inline(always)]
     pub(super) fn save_host(&self, off: &IrqOff, guest: Hpa) -> u64 {
         if self.last_guest.load(Ordering::Relaxed) != guest.0 {
             self.last_guest.store(guest.0, Ordering::Relaxed);
@@ -236,7 +244,8 @@ pub(super) struct Asid {
 }
 
 impl Asid {
-    /// None: not valid anywhere.
+    /// None: not valid anywhere, for the generations of a CPU that is in use
+    /// begin with 1.
     pub(super) const NONE: Self = Self {
         number: 0,
         generation: 0,
@@ -245,7 +254,7 @@ impl Asid {
     /// Whether it is still this guest's own on this CPU.
     #[inline]
     pub(super) fn is_current(self, here: &ThisCpu) -> bool {
-        self.number != 0 && here.generation.load(Ordering::Relaxed) == self.generation
+        here.generation.load(Ordering::Relaxed) == self.generation
     }
 
     /// A fresh identifier of this CPU. True when they have all been used, and

@@ -113,6 +113,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The VMCSs of this CPU.
+    #[inline]
+    pub(super) fn active<'a>(&'a self, off: &'a IrqOff) -> &'a Active {
+        &self.states.this(off).active
+    }
+
     /// The processor keeps local APICs, and delivers their interrupts.
     #[inline]
     pub(super) fn keeps_apics(&self) -> bool {
@@ -177,7 +183,7 @@ pub(super) unsafe fn exit() {
 #[inline]
 pub(super) fn active(off: &IrqOff) -> Option<&Active> {
     // The borrow of the token is the time it can be used.
-    Some(&shared()?.states.this(off).active)
+    Some(shared()?.active(off))
 }
 
 /// Whether VMX is on, on this CPU.

@@ -200,6 +200,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.chores = self.chores.without(Chores::FLUSH_TLB);
     }
 
+    /// The interrupt that the exit has acknowledged is the host's.
+    #[inline(never)]
+    pub(super) fn pass_host_interrupt(&mut self, off: &IrqOff) {
+        if let Some(vector) = self.entered.host_interrupt.take() {
+            host_cpu::take_interrupt(off, vector);
+        }
+    }
+
     /// On another CPU than before. The VMCS is current there.
     #[cold]
     pub(super) fn moved(&mut self, off: &IrqOff) {

@@ -52,10 +52,10 @@ pub(super) struct HostState {
     cr4: u64,
     fs_base: u64,
     gdtr: Gdtr,
-    /// Those that are to be loaded again.
-    selectors: Option<Selectors>,
     /// The host's, of which the guest's follows.
     debugctl: u64,
+    /// Those that `unload` loads again, if there are any.
+    selectors: Option<Selectors>,
 }
 
 extern "C" {
@@ -98,7 +98,7 @@ impl HostState {
     }
 
     /// Before the first entry with interrupts off. The VMCS is current.
-    #[inline]
+    #[inline(always)]
     pub(super) fn load(&mut self, off: &IrqOff) {
         let cr3 = cpu::host_cr3(off);
         if self.cr3 != cr3 {
@@ -115,26 +115,35 @@ impl HostState {
             self.fs_base = fs_base;
             Current.write(host::FS_BASE, fs_base);
         }
-        self.selectors = Selectors::read();
         let debugctl = cpu::rdmsr(MSR_DEBUGCTL);
         if self.debugctl != debugctl {
             self.debugctl = debugctl;
             Current.write(guest::DEBUGCTL, debugctl & DEBUGCTL_FREEZE_WHILE_SMM);
         }
+        if !Selectors::are_null() {
+            self.selectors = Some(Selectors::read());
+        }
     }
 
     /// After the last exit, before interrupts are on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unload(&mut self, off: &IrqOff) {
         // SAFETY: `moved` has been called here: a vCPU that comes to another CPU
         // is told so before its first entry there.
         unsafe { segments::restore_tables(&self.gdtr, off) };
-        if let Some(selectors) = &self.selectors {
-            selectors.restore(off, self.fs_base);
+        if self.selectors.is_some() {
+            self.restore_selectors(off);
         }
         if self.debugctl != 0 {
             // SAFETY: The value is the host's own.
             unsafe { cpu::wrmsr(MSR_DEBUGCTL, self.debugctl) };
+        }
+    }
+
+    #[inline(never)]
+    fn restore_selectors(&mut self, off: &IrqOff) {
+        if let Some(selectors) = self.selectors.take() {
+            selectors.restore(off, self.fs_base);
         }
     }
 }

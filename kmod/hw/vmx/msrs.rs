@@ -129,7 +129,7 @@ impl SwitchedMsrs {
     }
 
     /// The processor gets the guest's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn load(&mut self) {
         self.loaded = true;
         self.host_kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
@@ -150,7 +150,7 @@ impl SwitchedMsrs {
     }
 
     /// The host gets its own back.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unload(&mut self) {
         self.kernel_gs_base = cpu::rdmsr(index::KERNEL_GS_BASE);
         if self.kernel_gs_base != self.host_kernel_gs_base {

@@ -126,6 +126,12 @@ impl Vmcs {
         });
     }
 
+    /// Whether it is the current one of the CPU that `here` is of.
+    #[inline]
+    pub(super) fn is_current(&self, here: &Active) -> bool {
+        here.current.load(Ordering::Relaxed) == self.node()
+    }
+
     /// Makes it the current one of this CPU. False when the processor refuses,
     /// which it does when VMX is off here.
     ///
