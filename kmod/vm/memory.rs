@@ -20,6 +20,7 @@
 
 use crate::host::mm::copy;
 use crate::host::mm::notifier::MmuNotifier;
+use crate::host::mm::pin;
 use crate::host::mm::published::Published;
 use crate::host::mm::published::Reading;
 use crate::host::mm::table::TableCache;
@@ -31,6 +32,7 @@ use crate::hw::nested::NestedTable;
 use crate::hw::NestedConfig;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
+use crate::pc::addr::Hva;
 use crate::pc::nested::invalidation::Invalidations;
 use crate::pc::slots::Limits;
 use crate::uapi::KVM_MEM_LOG_DIRTY_PAGES;
@@ -227,8 +229,9 @@ enum Left {
     /// Whatever there is to do.
     #[default]
     All,
-    /// The process has nothing mapped at this frame yet.
-    Absent(Gfn),
+    /// The process has nothing mapped yet at this frame, which is there in its
+    /// memory, or nothing for a write.
+    Absent { gfn: Gfn, hva: Hva, write: bool },
     /// TLBs are to be flushed, too.
     Flush,
 }
@@ -243,5 +246,17 @@ impl VcpuMmu {
             device: (Gfn(0), 0),
             left: Left::All,
         }
+    }
+
+    /// Where [`View::try_fault`] has found nothing mapped by the process: brings the
+    /// page in. True when the same call can be expected to find it now. May sleep.
+    #[inline]
+    pub fn bring_in_absent(&mut self) -> bool {
+        let Left::Absent { hva, write, .. } = self.left else {
+            return false;
+        };
+        self.left = Left::All;
+        // If slots have changed meanwhile: the page is the process's own anyhow.
+        pin::fault_in(hva, write)
     }
 }

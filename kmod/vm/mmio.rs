@@ -99,6 +99,18 @@ impl<V: Vendor> Vcpu<V> {
         self.settle_atomic(handled, Exit::NestedFault(fault))
     }
 
+    /// A nested page fault on memory that the process itself has not touched yet.
+    /// Whether that is all there was to do.
+    #[inline(always)]
+    pub fn bring_in_absent(&mut self, fault: NestedFault) -> bool {
+        if !self.mmu.bring_in_absent() {
+            return false;
+        }
+        let view = self.vm.memory.enter();
+        let found = view.try_fault(fault.gpa, wanted(fault), false, &mut self.mmu);
+        found == Some(Fault::Resume)
+    }
+
     /// A nested page fault, where sleeping is allowed.
     #[inline]
     pub fn nested_fault(&mut self, fault: NestedFault) -> Handled {

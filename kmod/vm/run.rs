@@ -225,6 +225,11 @@ impl<V: Vendor> Vcpu<V> {
         if self.vapic.is_on() {
             self.take_vapic_sleeping();
         }
+        if let Exit::NestedFault(fault) = self.unanswered {
+            if self.bring_in_absent(fault) {
+                return Ok(Step::Leave);
+            }
+        }
         let handled = self.handle(self.unanswered);
         let settled = self.settle(handled, Context::Sleepable);
         if settled != Ok(Step::User) {

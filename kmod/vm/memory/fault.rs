@@ -49,7 +49,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     ///
     /// `present`: the processor says that a leaf was there but did not allow
     /// the access. It saves time either way; neither answer is wrong.
-    #[inline]
+    #[inline(always)]
     pub fn try_fault(
         &self,
         gpa: Gpa,
@@ -85,7 +85,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         if mmu.tables.top_up().is_err() {
             return Fault::NoMemory;
         }
-        let absent = left == Left::Absent(wanted.gfn);
+        let absent = matches!(left, Left::Absent { gfn, .. } if gfn == wanted.gfn);
         match self.bring_in(&wanted, absent, mmu) {
             Ok(()) => Fault::Resume,
             Err(fault) => fault,
@@ -93,7 +93,7 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     }
 
     /// What of the process's memory the access is to.
-    #[inline]
+    #[inline(always)]
     fn want(&self, gpa: Gpa, access: Access, mmu: &mut VcpuMmu) -> Result<Wanted<'_>, Fault> {
         let gfn = gpa.gfn();
         // Before the look: slots that change meanwhile have another number then.
@@ -159,13 +159,17 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     }
 
     /// [`View::map_present`] without waiting; what it did not do, it notes.
-    #[inline]
+    #[inline(always)]
     fn try_map_present(&self, wanted: &Wanted<'_>, mmu: &mut VcpuMmu) -> Option<Fault> {
         let ticket = self.memory.invalidations.ticket();
         let found = match pin::look(&IrqOff::new(), wanted.hva, wanted.write()) {
             Look::Found(found) => found,
             Look::Absent => {
-                mmu.left = Left::Absent(wanted.gfn);
+                mmu.left = Left::Absent {
+                    gfn: wanted.gfn,
+                    hva: wanted.hva,
+                    write: wanted.write(),
+                };
                 return None;
             }
             Look::Ask => return None,
