@@ -35,6 +35,7 @@ pub mod run;
 pub mod run_page;
 pub mod settings;
 pub mod setup;
+pub mod step;
 pub mod table;
 pub mod timer;
 pub mod vapic;

@@ -2,7 +2,7 @@
 
 //! The guest's accesses to its local APIC.
 
-use super::run::Step;
+use super::step::Step;
 use super::vcpu::Vcpu;
 use crate::hw::Vendor;
 use crate::pc::addr::Gpa;

@@ -3,10 +3,10 @@
 //! Accesses to control registers, debug registers and XCR0 that exit.
 
 use super::request::Request;
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
-use super::run::Stop;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
+use super::step::Stop;
 use super::vcpu::Vcpu;
 use super::vcpu::VcpuShared;
 use crate::hw::RegisterAccess;

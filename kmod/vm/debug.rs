@@ -8,9 +8,9 @@
 //! guest, its breakpoints are in force and the guest's are not.
 
 use super::events::TrapInsn;
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
 use super::vcpu::Vcpu;
 use crate::host::debug_registers;
 use crate::host::task::IrqOff;

@@ -2,9 +2,9 @@
 
 //! The one match over exits, and the answers that need no file of their own.
 
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
 use super::vcpu::NO_CPU;

@@ -5,7 +5,7 @@
 
 use super::memory::FlushRemote;
 use super::memory::View;
-use super::run::Context;
+use super::step::Context;
 use crate::hw::nested::Format;
 use crate::pc::addr::Gpa;
 use crate::pc::walk::GuestMemory;

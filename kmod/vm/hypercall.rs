@@ -3,10 +3,10 @@
 //! Hypercalls of a guest that knows it runs on KVM
 //! (Documentation/virt/kvm/x86/hypercalls.rst).
 
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
-use super::run::Stop;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
+use super::step::Stop;
 use super::vcpu::Vcpu;
 use crate::hw::Vendor;
 use crate::pc::cpuid::Feature;

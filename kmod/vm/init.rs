@@ -5,8 +5,8 @@
 
 use super::pending::Pending;
 use super::request::Request;
-use super::run::Handled;
-use super::run::Step;
+use super::step::Handled;
+use super::step::Step;
 use super::vcpu::MpState;
 use super::vcpu::Vcpu;
 use crate::hw::Registers;

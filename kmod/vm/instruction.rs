@@ -12,10 +12,10 @@
 use super::code_page::Fetched;
 use super::code_page::Recorder;
 use super::guest_access::Reader;
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
-use super::run::Stop;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
+use super::step::Stop;
 use super::table::Flusher;
 use super::vcpu::Vcpu;
 use crate::host::cpu;

@@ -5,9 +5,9 @@
 
 use super::model;
 use super::pending::Pending;
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
 use super::timer::GuestTime;
 use super::timer::VcpuTimer;
 use super::vcpu::Vcpu;

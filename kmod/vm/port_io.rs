@@ -3,10 +3,10 @@
 //! Port I/O: IN, OUT, INS and OUTS.
 
 use super::pending::Pending;
-use super::run::Context;
-use super::run::Handled;
-use super::run::Step;
 use super::run_page::PIO_BYTES;
+use super::step::Context;
+use super::step::Handled;
+use super::step::Step;
 use super::vcpu::Vcpu;
 use crate::hw::IoExit;
 use crate::hw::Vendor;

@@ -13,7 +13,7 @@
 //! counterparts in the outer loop.
 
 use super::request::Request;
-use super::run::Step;
+use super::step::Step;
 use super::vcpu::Vcpu;
 use crate::hw::Vendor;
 use crate::pc::addr::Gpa;

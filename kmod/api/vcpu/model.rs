@@ -18,7 +18,7 @@ use crate::uapi::kvm_enable_cap;
 use crate::uapi::kvm_lapic_state;
 use crate::uapi::kvm_signal_mask;
 use crate::uapi::kvm_translation;
-use crate::vm::run::Context;
+use crate::vm::step::Context;
 use crate::vm::vcpu::Vcpu;
 use core::mem::size_of;
 use kernel::prelude::*;
