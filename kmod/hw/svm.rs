@@ -79,6 +79,8 @@ pub struct Svm {
     cr4: Cr4,
     /// EFER as the guest sees it.
     efer: Efer,
+    /// The host's DEBUGCTL, if the guest runs with another.
+    host_debugctl: Option<u64>,
     features: Features,
     maps: PermissionMaps,
     /// Where this CPU keeps the host's half of VMLOAD and VMSAVE.
@@ -302,6 +304,7 @@ impl Vendor for Svm {
             cr0: Cr0(0),
             cr4: Cr4(0),
             efer: Efer(0),
+            host_debugctl: None,
             features: Features::of_this_cpu(),
             maps: PermissionMaps::shared(),
             host_vmcb: 0,
@@ -334,11 +337,18 @@ impl Vendor for Svm {
         self.host_vmcb = here.save_host(off, self.vmcb.hpa());
         // Nothing else hands identifiers out before the guest is unloaded.
         self.flush |= !self.asid.is_current(here);
+        if self.features.host_traps {
+            self.host_debugctl = cpu::end_traps(off);
+        }
         true
     }
 
     #[inline]
-    fn unload(&mut self, _off: &IrqOff) {}
+    fn unload(&mut self, off: &IrqOff) {
+        if self.features.host_traps {
+            cpu::restore_traps(off, self.host_debugctl);
+        }
+    }
 
     fn flush_tlb(&mut self) {
         self.flush = true;

@@ -71,6 +71,8 @@ features! {
     V_SPEC_CTRL = X86_FEATURE_V_SPEC_CTRL,
     /// SVM: last branch record virtualization.
     LBRV = X86_FEATURE_LBRV,
+    /// #DB after bus locks in user mode.
+    BUS_LOCK_DETECT = X86_FEATURE_BUS_LOCK_DETECT,
     /// XSAVE, enabled by the kernel.
     OSXSAVE = X86_FEATURE_OSXSAVE,
     /// XSAVE.

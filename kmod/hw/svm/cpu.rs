@@ -13,6 +13,7 @@ use crate::host::params;
 use crate::host::params::PauseFilter;
 use crate::host::task::IrqOff;
 use crate::pc::addr::Hpa;
+use crate::pc::msr::index;
 use crate::uapi::errno;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -23,6 +24,11 @@ const MSR_VM_CR: u32 = 0xc001_0114;
 const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
 /// VM_CR: the firmware has switched SVM off.
 const VM_CR_SVMDIS: u64 = 1 << 4;
+
+/// DEBUGCTL: #DB after branches only, where RFLAGS.TF is set.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+/// DEBUGCTL: #DB after a bus lock in user mode.
+const DEBUGCTL_BUS_LOCK: u64 = 1 << 2;
 
 const LEAF_EXTENDED_MAX: u32 = 0x8000_0000;
 const LEAF_EXTENDED_FEATURES: u32 = 0x8000_0001;
@@ -50,6 +56,8 @@ pub(super) struct Features {
     pub(super) next_rip_save: bool,
     pub(super) decode_assists: bool,
     pub(super) flush_by_asid: bool,
+    /// The host may have debug traps switched on that know no guests.
+    pub(super) host_traps: bool,
     /// Which PAUSEs of a guest end its run.
     pub(super) pause_filter: PauseFilter,
     /// Clean bits to set after an exit: all, or none where there are none.
@@ -63,6 +71,7 @@ impl Features {
             next_rip_save: edx & edx::NRIP_SAVE != 0,
             decode_assists: edx & edx::DECODE_ASSISTS != 0,
             flush_by_asid: edx & edx::FLUSH_BY_ASID != 0,
+            host_traps: cpu::boot_cpu_has(cpu::Feature::BUS_LOCK_DETECT),
             pause_filter: pause_filter(edx),
             clean_after_exit: if edx & edx::VMCB_CLEAN != 0 {
                 Clean::ALL
@@ -198,6 +207,30 @@ pub(super) fn forget_asids(off: &IrqOff) {
     let asids = cpus.asids.this(off);
     asids.generation.fetch_add(1, Ordering::Relaxed);
     asids.next.store(cpus.asid_limit, Ordering::Relaxed);
+}
+
+/// Switches off the debug traps of the host that DEBUGCTL has, which would be
+/// traps of a guest: VMRUN does not change it without LBR virtualization (APM vol. 2,
+/// 15.23). The host's value, if that is now another.
+#[cold]
+pub(super) fn end_traps(_off: &IrqOff) -> Option<u64> {
+    let host = cpu::rdmsr(index::DEBUGCTL);
+    let traps = host & (DEBUGCTL_BTF | DEBUGCTL_BUS_LOCK);
+    if traps == 0 {
+        return None;
+    }
+    // SAFETY: The kernel does without until `restore_traps`.
+    unsafe { cpu::wrmsr(index::DEBUGCTL, host & !traps) };
+    Some(host)
+}
+
+/// After [`end_traps`], which gave `host`.
+#[cold]
+pub(super) fn restore_traps(_off: &IrqOff, host: Option<u64>) {
+    if let Some(host) = host {
+        // SAFETY: The value is the host's own.
+        unsafe { cpu::wrmsr(index::DEBUGCTL, host) };
+    }
 }
 
 /// Takes this CPU out of use.
