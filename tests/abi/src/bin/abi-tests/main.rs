@@ -12,6 +12,7 @@ mod dirty_log;
 mod emulate;
 mod event_races;
 mod eventfd;
+mod exceptions;
 mod hotplug;
 mod injection;
 mod ioapic;
@@ -47,6 +48,7 @@ fn main() {
         pio::TESTS,
         mmio::TESTS,
         cpu::TESTS,
+        exceptions::TESTS,
         dirty_log::TESTS,
         dirty_log::COMPLETE,
         emulate::TESTS,
