@@ -7,6 +7,7 @@
 //! no exit goes through a pointer. A vendor's value is the hardware half of one
 //! vCPU and belongs to the thread that holds that vCPU.
 
+pub mod event;
 pub mod exit;
 pub mod nested;
 pub mod svm;

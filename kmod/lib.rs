@@ -11,6 +11,7 @@ pub mod pc;
 
 /// What of `hw` is free of kernel types.
 pub mod hw {
+    pub mod event;
     pub mod exit;
 
     pub use self::exit::Event;

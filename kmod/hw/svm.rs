@@ -21,14 +21,16 @@ use self::nmi::NmiState;
 use self::permission::PermissionMaps;
 use self::vmcb::Clean;
 use self::vmcb::CrIntercepts;
-use self::vmcb::EventInfo;
 use self::vmcb::Intercepts3;
 use self::vmcb::Intercepts4;
 use self::vmcb::InterruptState;
 use self::vmcb::VirtualInterrupt;
 use self::vmcb::Vmcb;
+use self::vmcb::VmcbEvent;
 use self::vmcb::VmcbSegment;
 use super::cr4_in_force;
+use super::event::interrupted;
+use super::event::Interruption;
 use super::nested;
 use super::reset_registers;
 use super::Event;
@@ -320,7 +322,7 @@ impl Vendor for Svm {
 
     fn init(&mut self) {
         self.reset_registers();
-        self.vmcb.control.event_inject = EventInfo(0);
+        self.vmcb.control.event_inject = VmcbEvent::NONE;
         self.set_nmi_blocked(false);
         self.set_interrupt_shadow(false);
         self.request_interrupt_window(false);
@@ -382,7 +384,7 @@ impl Vendor for Svm {
             cpu::forget_asids(off);
         }
         control.tlb_control = 0;
-        control.event_inject = EventInfo(0);
+        control.event_inject = VmcbEvent::NONE;
         control.clean = self.features.clean_after_exit;
     }
 
@@ -404,7 +406,8 @@ impl Vendor for Svm {
 
     #[inline]
     fn interrupted_event(&self) -> Option<Event> {
-        exit::event(self.vmcb.control.exit_int_info)
+        let event = &self.vmcb.control.exit_int_info;
+        interrupted(event.info, || event.error_code)
     }
 
     #[inline]
@@ -456,7 +459,7 @@ impl Vendor for Svm {
     fn request_nmi_window(&mut self, regs: &mut Registers) {
         // While the handler runs its IRET exits; then only an instruction is
         // in the way.
-        if self.vmcb.control.event_inject.has(EventInfo::VALID) {
+        if self.vmcb.control.event_inject.info.has(Interruption::VALID) {
             // The flags on the stack of an event must not have our TF: exit
             // again as soon as the event is delivered.
             host_cpu::send_reschedule(host_cpu::raw_current_cpu());

@@ -378,7 +378,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn interrupted_event(&self) -> Option<Event> {
-        event::interrupted(self.entered.vectoring, || {
+        super::event::interrupted(self.entered.vectoring, || {
             if self.entered.reason.is_entry_failure() {
                 self.read(control::ENTRY_ERROR_CODE)
             } else {

@@ -3,7 +3,8 @@
 //! From the VMCB's exit code to [`Exit`]: APM vol. 2, appendix C.
 
 use super::vmcb::Control;
-use super::vmcb::EventInfo;
+use super::vmcb::VmcbEvent;
+use crate::hw::event::Interruption;
 use crate::hw::Event;
 use crate::hw::Exit;
 use crate::hw::Frequent;
@@ -180,52 +181,18 @@ fn io(control: &Control) -> Exit {
     })
 }
 
-/// EXITINTINFO or EVENTINJ as an event.
-pub(super) fn event(info: EventInfo) -> Option<Event> {
-    if !info.has(EventInfo::VALID) {
-        return None;
-    }
-    let vector = info.0 as u8;
-    let kind = EventInfo(info.0 & EventInfo::TYPE_MASK.0);
-    if kind == EventInfo::TYPE_NMI {
-        return Some(Event::Nmi);
-    }
-    if kind == EventInfo::TYPE_EXCEPTION {
-        let code = info.has(EventInfo::ERROR_CODE_VALID);
-        return Some(Event::Exception(
-            vector,
-            code.then_some((info.0 >> 32) as u32),
-        ));
-    }
-    if kind == EventInfo::TYPE_SOFTWARE {
-        return Some(Event::SoftwareInterrupt(vector));
-    }
-    Some(Event::Interrupt(vector))
-}
-
 /// The EVENTINJ value that delivers `event`.
 #[inline]
-pub(super) fn injection(event: Event) -> EventInfo {
+pub(super) fn injection(event: Event) -> VmcbEvent {
+    let info = Interruption::of(event);
     match event {
-        Event::Interrupt(vector) => EventInfo::VALID
-            .with(EventInfo::TYPE_INTERRUPT)
-            .with(EventInfo(u64::from(vector))),
-        Event::Nmi => EventInfo::VALID
-            .with(EventInfo::TYPE_NMI)
-            .with(EventInfo(2)),
-        Event::SoftwareInterrupt(vector) => EventInfo::VALID
-            .with(EventInfo::TYPE_SOFTWARE)
-            .with(EventInfo(u64::from(vector))),
-        Event::Exception(vector, code) => {
-            let info = EventInfo::VALID
-                .with(EventInfo::TYPE_EXCEPTION)
-                .with(EventInfo(u64::from(vector)));
-            match code {
-                None => info,
-                Some(code) => info
-                    .with(EventInfo::ERROR_CODE_VALID)
-                    .with(EventInfo(u64::from(code) << 32)),
-            }
-        }
+        Event::Exception(_, Some(error_code)) => VmcbEvent {
+            info: info.with(Interruption::ERROR_CODE),
+            error_code,
+        },
+        _ => VmcbEvent {
+            info,
+            error_code: 0,
+        },
     }
 }

@@ -5,6 +5,7 @@
 //! One page per vCPU. The processor reads it at VMRUN and writes it at
 //! #VMEXIT; in between only the thread that runs the vCPU touches it.
 
+use crate::hw::event::Interruption;
 use crate::pc::bits::bits;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Segment;
@@ -81,17 +82,22 @@ bits! {
     }
 }
 
-bits! {
-    /// EVENTINJ and EXITINTINFO (offsets 0A8h, 088h).
-    EventInfo: u64 {
-        VALID = 1 << 31;
-        ERROR_CODE_VALID = 1 << 11;
-        TYPE_INTERRUPT = 0 << 8;
-        TYPE_NMI = 2 << 8;
-        TYPE_EXCEPTION = 3 << 8;
-        TYPE_SOFTWARE = 4 << 8;
-        TYPE_MASK = 7 << 8;
-    }
+/// EVENTINJ and EXITINTINFO (offsets 0A8h, 088h).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VmcbEvent {
+    /// The event.
+    pub info: Interruption,
+    /// Its error code, if it has one.
+    pub error_code: u32,
+}
+
+impl VmcbEvent {
+    /// None.
+    pub const NONE: Self = Self {
+        info: Interruption(0),
+        error_code: 0,
+    };
 }
 
 bits! {
@@ -205,13 +211,13 @@ pub struct Control {
     /// Second operand of the #VMEXIT.
     pub exit_info2: u64,
     /// Event whose delivery the #VMEXIT interrupted.
-    pub exit_int_info: EventInfo,
+    pub exit_int_info: VmcbEvent,
     /// Nested paging and SEV enable bits.
     pub nested_ctl: u64,
     _avic_bar: u64,
     _ghcb: u64,
     /// Event to deliver at VMRUN.
-    pub event_inject: EventInfo,
+    pub event_inject: VmcbEvent,
     /// Root of the nested page tables.
     pub nested_cr3: u64,
     /// LBR virtualization and virtual VMLOAD/VMSAVE.

@@ -9,8 +9,6 @@ use super::controls::Pin;
 use super::controls::Primary;
 use super::controls::Secondary;
 use super::event::Interruptibility;
-use super::event::Interruption;
-use super::event::Kind;
 use super::exit::Reason;
 use super::field::control;
 use super::field::guest;
@@ -23,6 +21,8 @@ use super::field::Field32;
 use super::field::Field64;
 use super::field::FieldNatural;
 use super::field::SegmentFields;
+use crate::hw::event::Interruption;
+use crate::hw::event::Kind;
 use crate::pc::regs::SegReg;
 use core::fmt;
 

@@ -5,8 +5,6 @@
 use super::controls::Primary;
 use super::event;
 use super::event::Interruptibility;
-use super::event::Interruption;
-use super::event::Kind;
 use super::exit;
 use super::exit::Reason;
 use super::field::control;
@@ -19,6 +17,8 @@ use super::vmcs::Current;
 use super::Vmx;
 use crate::host::cpu as host_cpu;
 use crate::host::task::IrqOff;
+use crate::hw::event::Interruption;
+use crate::hw::event::Kind;
 use crate::hw::Exit;
 use crate::hw::Registers;
 use crate::pc::addr::Gpa;

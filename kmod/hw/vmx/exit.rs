@@ -9,10 +9,10 @@ mod reason;
 
 pub use self::reason::Reason;
 
-use super::event::Interruption;
-use super::event::Kind;
 use super::field::info;
 use super::field::ReadFields;
+use crate::hw::event::Interruption;
+use crate::hw::event::Kind;
 use crate::hw::Exit;
 use crate::hw::IoExit;
 use crate::hw::NestedFault;

@@ -3,6 +3,7 @@
 //! Injection and what is left of it after an exit, over all combinations.
 
 use super::*;
+use crate::hw::event::interrupted;
 
 const ALL_CODES: [ErrorCodes; 4] = [
     ErrorCodes {
