@@ -12,15 +12,11 @@
 //! off; outside, each access makes it so ([`vmcs`]).
 
 pub mod apicv;
-#[allow(dead_code, reason = "described whole")]
 pub mod controls;
 mod cpu;
-#[allow(dead_code, reason = "described whole")]
 pub mod dump;
 mod enter;
-#[allow(dead_code, reason = "described whole")]
 pub mod event;
-#[allow(dead_code, reason = "described whole")]
 pub mod exit;
 #[allow(dead_code, reason = "described whole")]
 pub mod field;
@@ -52,6 +48,7 @@ use self::field::control;
 use self::field::guest;
 use self::field::info;
 use self::field::SegmentFields;
+use self::field::PDPTES;
 use self::host_state::HostState;
 use self::msrs::SwitchedMsrs;
 use self::pebs::Pebs;
@@ -232,18 +229,14 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         let controls = &shared.controls;
         let levels = Self::nested_config().levels;
         let words = Words::new(controls);
-        let written = if Self::nested_config().logs_writes {
-            Some(HostPage::new()?)
-        } else {
-            None
-        };
+        let logs_writes = Self::nested_config().logs_writes;
         let mut vmx = Self {
             vmcs: Vmcs::new(controls.capabilities.revision())?,
             shared,
             eptp: controls.eptp(setup.nested_root, levels),
             vpid: id.wrapping_add(1),
             virtual_apic: HostPage::new()?,
-            written,
+            written: logs_writes.then(HostPage::new).transpose()?,
             apicv: VirtualApic::default(),
             host: HostState::default(),
             pebs: Pebs::new(shared.pebs_counters),
@@ -639,22 +632,14 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn pdptes(&self) -> Option<[u64; 4]> {
-        self.has_pdptes().then(|| {
-            [
-                self.read(guest::PDPTE0),
-                self.read(guest::PDPTE1),
-                self.read(guest::PDPTE2),
-                self.read(guest::PDPTE3),
-            ]
-        })
+        self.has_pdptes()
+            .then(|| PDPTES.map(|field| self.read(field)))
     }
 
     fn set_pdptes(&mut self, pointers: &[u64; 4]) {
-        let [first, second, third, fourth] = *pointers;
-        self.write(guest::PDPTE0, first);
-        self.write(guest::PDPTE1, second);
-        self.write(guest::PDPTE2, third);
-        self.write(guest::PDPTE3, fourth);
+        for (field, pointer) in PDPTES.into_iter().zip(pointers) {
+            self.write(field, *pointer);
+        }
     }
 
     fn debug_cause(&mut self) -> u64 {

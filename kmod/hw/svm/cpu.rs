@@ -7,6 +7,7 @@ use super::insn;
 use super::vmcb::Clean;
 use crate::host::cpu;
 use crate::host::cpu::PerCpu;
+use crate::host::errno::error;
 use crate::host::global::Global;
 use crate::host::page::HostPage;
 use crate::host::params;
@@ -44,10 +45,6 @@ mod edx {
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
     pub(super) const PAUSE_FILTER: u32 = 1 << 10;
     pub(super) const PAUSE_THRESHOLD: u32 = 1 << 12;
-}
-
-fn not_supported() -> Error {
-    Error::from_errno(-errno::EOPNOTSUPP)
 }
 
 /// What this processor's SVM has beyond the necessary.
@@ -110,15 +107,15 @@ pub(super) fn probe() -> Result {
         && cpu::cpuid(LEAF_EXTENDED_FEATURES, 0).ecx & ECX_SVM != 0;
     if !has_svm {
         pr_err!("this processor does not have AMD SVM\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     if cpu::rdmsr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
         pr_err!("SVM is switched off by the firmware: enable it in the setup (SVM, AMD-V)\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     if cpu::cpuid(LEAF_SVM, 0).edx & edx::NESTED_PAGING == 0 {
         pr_err!("this processor's SVM has no nested paging, which is required\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     Ok(())
 }

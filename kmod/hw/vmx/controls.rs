@@ -117,11 +117,6 @@ impl Capabilities {
     pub const fn revision(&self) -> u32 {
         self.basic as u32 & 0x7fff_ffff
     }
-
-    /// Size of a VMCS in bytes, at most 4096.
-    pub const fn vmcs_size(&self) -> u32 {
-        (self.basic >> 32) as u32 & 0x1fff
-    }
 }
 
 /// One word of controls, negotiated.
@@ -146,16 +141,10 @@ const EPT_REQUIRED: EptVpid = EptVpid(
 const VPID_NEEDS: EptVpid =
     EptVpid(EptVpid::INVVPID.0 | EptVpid::INVVPID_SINGLE.0 | EptVpid::INVVPID_ALL.0);
 
-/// The outcome for one word: its value, and what stands against using it.
-struct Outcome<T> {
-    word: Word<T>,
-    missing: T,
-    forced: T,
-}
-
 /// Negotiates one word by its capability MSR: the bits that must be 1 are in the low
-/// half, and those that can be in the high half.
-fn negotiate<T: ControlWord>(msr: u64) -> Outcome<T> {
+/// half, and those that can be in the high half. What stands against using it goes
+/// to `absent` and `forced`, as [`Missing`] has them.
+fn negotiate<T: ControlWord>(msr: u64, absent: &mut T, forced: &mut T) -> Word<T> {
     let must = T::from_bits(msr as u32);
     let can = T::from_bits((msr >> 32) as u32);
     let used = |ways: &[Use]| {
@@ -165,13 +154,11 @@ fn negotiate<T: ControlWord>(msr: u64) -> Outcome<T> {
     let wanted = used(&[Use::Required, Use::Preferred]);
     // The rest of `must` are reserved bits, which have to be as they are.
     let base = (wanted & can) | must;
-    Outcome {
-        word: Word {
-            base,
-            available: base | (used(&[Use::Switched, Use::Optional]) & can),
-        },
-        missing: used(&[Use::Required, Use::Switched]) & !can,
-        forced: must & T::KNOWN & !(wanted | used(&[Use::Tolerated])),
+    *absent = used(&[Use::Required, Use::Switched]) & !can;
+    *forced = must & T::KNOWN & !(wanted | used(&[Use::Tolerated]));
+    Word {
+        base,
+        available: base | (used(&[Use::Switched, Use::Optional]) & can),
     }
 }
 
@@ -193,11 +180,6 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Hands the name of each bit to `each`.
     ///
     /// # Errors
@@ -265,46 +247,25 @@ impl Controls {
     /// What is missing. Controls behind another that is missing are not named.
     pub fn negotiate(capabilities: &Capabilities) -> Result<Self, Missing> {
         let c = capabilities;
-        let pin = negotiate::<Pin>(c.pin);
-        let primary = negotiate::<Primary>(c.primary);
-        let secondary = negotiate::<Secondary>(c.secondary);
-        let exit = negotiate::<ExitControls>(c.exit);
-        let entry = negotiate::<EntryControls>(c.entry);
-        let ept = EptVpid(c.ept_vpid);
-
-        let mut absent = Bits {
-            pin: pin.missing,
-            primary: primary.missing,
-            exit: exit.missing,
-            entry: entry.missing,
-            ..Bits::default()
-        };
-        if !primary.missing.has(Primary::SECONDARY) {
-            absent.secondary = secondary.missing;
-            if !secondary.missing.has(Secondary::EPT) {
-                absent.ept = EPT_REQUIRED.without(ept);
-            }
-        }
-        let forced = Bits {
-            pin: pin.forced,
-            primary: primary.forced,
-            secondary: secondary.forced,
-            exit: exit.forced,
-            entry: entry.forced,
-            ..Bits::default()
-        };
-        if !absent.is_empty() || !forced.is_empty() {
-            return Err(Missing { absent, forced });
-        }
+        let mut missing = Missing::default();
+        let Missing { absent, forced } = &mut missing;
         let mut controls = Self {
-            pin: pin.word,
-            primary: primary.word,
-            secondary: secondary.word,
-            exit: exit.word,
-            entry: entry.word,
-            ept,
+            pin: negotiate(c.pin, &mut absent.pin, &mut forced.pin),
+            primary: negotiate(c.primary, &mut absent.primary, &mut forced.primary),
+            secondary: negotiate(c.secondary, &mut absent.secondary, &mut forced.secondary),
+            exit: negotiate(c.exit, &mut absent.exit, &mut forced.exit),
+            entry: negotiate(c.entry, &mut absent.entry, &mut forced.entry),
+            ept: EptVpid(c.ept_vpid),
             capabilities: *capabilities,
         };
+        if absent.primary.has(Primary::SECONDARY) {
+            absent.secondary = Secondary::NONE;
+        } else if !absent.secondary.has(Secondary::EPT) {
+            absent.ept = EPT_REQUIRED.without(controls.ept);
+        }
+        if missing != Missing::default() {
+            return Err(missing);
+        }
         controls.drop_what_is_useless_alone();
         Ok(controls)
     }

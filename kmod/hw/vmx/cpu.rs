@@ -16,6 +16,7 @@ use super::vmcs::Active;
 use crate::host::cpu;
 use crate::host::cpu::L1dFlush;
 use crate::host::cpu::PerCpu;
+use crate::host::errno::error;
 use crate::host::global::Global;
 use crate::host::params;
 use crate::host::task::IrqOff;
@@ -33,26 +34,22 @@ const FEATURE_CONTROL_VMX: u64 = 1 << 2;
 /// CPUID.1:ECX, VMX.
 const ECX_VMX: u32 = 1 << 5;
 
-fn not_supported() -> Error {
-    Error::from_errno(-errno::EOPNOTSUPP)
-}
-
 /// Whether this processor can run guests; the reason goes to the log if not.
 pub(super) fn probe() -> Result {
     if cpu::cpuid(1, 0).ecx & ECX_VMX == 0 {
         pr_err!("this processor does not have Intel VMX\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     // The kernel switches VMX on and locks the register if the firmware has
     // not; so what is off now has been switched off.
     let control = cpu::rdmsr_safe(MSR_FEATURE_CONTROL).unwrap_or(0);
     if control & FEATURE_CONTROL_LOCKED != 0 && control & FEATURE_CONTROL_VMX == 0 {
         pr_err!("VMX is switched off by the firmware: enable it in the setup (VT-x, Intel Virtualization Technology)\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     if !cpu::boot_cpu_has(cpu::Feature::VMX) {
         pr_err!("the kernel has switched VMX off on this processor\n");
-        return Err(not_supported());
+        return Err(error(errno::EOPNOTSUPP));
     }
     controls().map(drop)
 }
@@ -74,7 +71,7 @@ fn controls() -> Result<Controls> {
             "this processor's VMX lacks: {}\n",
             format_args!("{missing}")
         );
-        not_supported()
+        error(errno::EOPNOTSUPP)
     })?;
     if !params::pml() {
         controls.drop_pml();
@@ -158,10 +155,7 @@ pub(super) fn init() -> Result {
         states: PerCpu::new()?,
         controls,
         msr_bitmap: MsrBitmap::new(false)?,
-        apicv_bitmap: match apicv {
-            true => Some(MsrBitmap::new(true)?),
-            false => None,
-        },
+        apicv_bitmap: apicv.then(|| MsrBitmap::new(true)).transpose()?,
         syscall: Syscall::read(),
         ends_runs_in_time,
         l1d: L1dFlush::new()?,

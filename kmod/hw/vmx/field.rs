@@ -312,6 +312,9 @@ pub mod host {
     }
 }
 
+/// The PAE directory pointers of the guest.
+pub const PDPTES: [Field64; 4] = [guest::PDPTE0, guest::PDPTE1, guest::PDPTE2, guest::PDPTE3];
+
 /// The four fields of one of the guest's segment registers.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentFields {

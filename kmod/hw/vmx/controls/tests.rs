@@ -309,7 +309,7 @@ fn what_cannot_be_switched_off_is_named() {
             let base = match Controls::negotiate(&more) {
                 Ok(controls) => controls,
                 Err(missing) => {
-                    assert!(missing.absent.is_empty());
+                    assert_eq!(missing.absent, Bits::default());
                     let text = missing.to_string();
                     assert!(text.starts_with("a way to switch off "), "{text}");
                     assert!(!text.contains(','), "{text}");
@@ -406,10 +406,8 @@ fn words_are_built_from_what_there_is() {
     assert_eq!(word, controls.secondary.base | Secondary::RDTSCP);
     assert_eq!(controls.preemption_timer_shift(), 7);
     assert_eq!(controls.capabilities.revision(), 0xf);
-    assert_eq!(controls.capabilities.vmcs_size(), 1024);
     assert!(!controls.any_error_code());
     let newest = Controls::negotiate(&capabilities(bochs::ARROW_LAKE)).unwrap();
-    assert_eq!(newest.capabilities.vmcs_size(), 4096);
     assert!(newest.any_error_code());
 }
 
