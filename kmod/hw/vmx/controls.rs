@@ -137,10 +137,6 @@ const EPT_REQUIRED: EptVpid = EptVpid(
         | EptVpid::INVEPT_ALL.0,
 );
 
-/// What VPIDs are of no use without.
-const VPID_NEEDS: EptVpid =
-    EptVpid(EptVpid::INVVPID.0 | EptVpid::INVVPID_SINGLE.0 | EptVpid::INVVPID_ALL.0);
-
 /// Negotiates one word by its capability MSR: the bits that must be 1 are in the low
 /// half, and those that can be in the high half. What stands against using it goes
 /// to `absent` and `forced`, as [`Missing`] has them.
@@ -272,9 +268,6 @@ impl Controls {
 
     /// Some controls need others, for VM entry (27.2.1) or for us.
     fn drop_what_is_useless_alone(&mut self) {
-        if !self.ept.has(VPID_NEEDS) {
-            self.secondary.drop(Secondary::VPID);
-        }
         if !self.ept.has(EptVpid::ACCESSED_DIRTY) {
             self.secondary.drop(Secondary::PML);
         }

@@ -197,11 +197,9 @@ pub(super) fn online(off: &IrqOff) -> Result {
         return Err(EIO);
     }
     let state = shared.states.this(off);
-    // What an earlier use of VMX has left in the TLB.
+    // What an earlier use of VMX has left in the TLB, whatever VPIDs that had. What
+    // is tagged with those alone no guest with EPT uses (SDM vol. 3, 29.4.2).
     insn::invept(InveptScope::All, 0);
-    if shared.controls.has_vpid() {
-        insn::invvpid_all();
-    }
     state.online.store(true, Ordering::Relaxed);
     Ok(())
 }

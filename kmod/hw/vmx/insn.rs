@@ -170,20 +170,6 @@ pub(super) fn invept(scope: InveptScope, ept_pointer: u64) {
     }
 }
 
-/// INVVPID for all identifiers, on this CPU.
-pub(super) fn invvpid_all() {
-    const ALL_CONTEXTS: u64 = 2;
-    let descriptor: [u64; 2] = [0, 0];
-    // SAFETY: As for `invept`.
-    unsafe {
-        go_on_after!(
-            "invvpid {scope}, [{descriptor}]";
-            scope = in(reg) ALL_CONTEXTS,
-            descriptor = in(reg) descriptor.as_ptr(),
-        );
-    }
-}
-
 /// Sets CR2, which VMX leaves to software.
 #[inline]
 pub(super) fn write_cr2(value: u64) {

@@ -194,10 +194,5 @@ named_bits! {
         SHADOW_STACK = 23, "supervisor shadow-stack control";
         INVEPT_SINGLE = 25, "single-context INVEPT";
         INVEPT_ALL = 26, "all-context INVEPT";
-        INVVPID = 32, "INVVPID";
-        INVVPID_ADDRESS = 40, "individual-address INVVPID";
-        INVVPID_SINGLE = 41, "single-context INVVPID";
-        INVVPID_ALL = 42, "all-context INVVPID";
-        INVVPID_KEEP_GLOBAL = 43, "single-context-retaining-globals INVVPID";
     }
 }
