@@ -520,12 +520,12 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn code_attributes(&self) -> Attributes {
-        Attributes::from_access_rights(self.cs_access())
+        Attributes::from_access_rights(self.segments().cs_access.get())
     }
 
     #[inline]
     fn cpl(&self) -> u8 {
-        Attributes::from_access_rights(self.ss_access()).dpl()
+        Attributes::from_access_rights(self.segments().ss_access.get()).dpl()
     }
 
     fn gdtr(&self) -> DescriptorTable {
@@ -554,7 +554,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn cr0(&self) -> u64 {
-        let own = Cr0(self.real_cr0()) & state::CR0_OWN;
+        let own = Cr0(self.control_registers().cr0.get()) & state::CR0_OWN;
         self.cr0.without(state::CR0_OWN).with(own).0
     }
 
@@ -578,7 +578,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn cr3(&self) -> u64 {
-        self.real_cr3()
+        self.control_registers().cr3.get()
     }
 
     fn set_cr3(&mut self, value: u64) {
@@ -588,7 +588,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
 
     #[inline]
     fn cr4(&self) -> u64 {
-        let own = Cr4(self.real_cr4()) & state::CR4_OWN;
+        let own = Cr4(self.control_registers().cr4.get()) & state::CR4_OWN;
         self.cr4.without(state::CR4_OWN).with(own).0
     }
 

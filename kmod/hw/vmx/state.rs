@@ -61,11 +61,11 @@ mod cached {
 #[derive(Default)]
 pub(super) struct Cache {
     valid: Cell<u8>,
-    cs_access: Cell<u32>,
-    ss_access: Cell<u32>,
-    cr0: Cell<u64>,
-    cr3: Cell<u64>,
-    cr4: Cell<u64>,
+    pub(super) cs_access: Cell<u32>,
+    pub(super) ss_access: Cell<u32>,
+    pub(super) cr0: Cell<u64>,
+    pub(super) cr3: Cell<u64>,
+    pub(super) cr4: Cell<u64>,
     interruptibility: Cell<u32>,
 }
 
@@ -144,20 +144,9 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         }
     }
 
+    /// The access rights of CS and SS are valid in what this gives.
     #[inline]
-    pub(super) fn cs_access(&self) -> u32 {
-        self.read_segments();
-        self.cache.cs_access.get()
-    }
-
-    #[inline]
-    pub(super) fn ss_access(&self) -> u32 {
-        self.read_segments();
-        self.cache.ss_access.get()
-    }
-
-    #[inline]
-    fn read_segments(&self) {
+    pub(super) fn segments(&self) -> &Cache {
         if !self.cache.has(cached::SEGMENTS) {
             self.read_into_cache(|cache, fields| {
                 cache.cs_access.set(fields.read(guest::CS_ACCESS));
@@ -165,28 +154,12 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 cache.note(cached::SEGMENTS);
             });
         }
+        &self.cache
     }
 
+    /// CR0, CR3 and CR4, as the processor has them, are valid in what this gives.
     #[inline]
-    pub(super) fn real_cr0(&self) -> u64 {
-        self.read_control_registers();
-        self.cache.cr0.get()
-    }
-
-    #[inline]
-    pub(super) fn real_cr3(&self) -> u64 {
-        self.read_control_registers();
-        self.cache.cr3.get()
-    }
-
-    #[inline]
-    pub(super) fn real_cr4(&self) -> u64 {
-        self.read_control_registers();
-        self.cache.cr4.get()
-    }
-
-    #[inline]
-    fn read_control_registers(&self) {
+    pub(super) fn control_registers(&self) -> &Cache {
         if !self.cache.has(cached::CONTROL_REGISTERS) {
             self.read_into_cache(|cache, fields| {
                 cache.cr0.set(fields.read(guest::CR0));
@@ -195,6 +168,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
                 cache.note(cached::CONTROL_REGISTERS);
             });
         }
+        &self.cache
     }
 
     #[inline(always)]

@@ -181,17 +181,13 @@ control_word! {
 named_bits! {
     /// What EPT and VPID can do: IA32_VMX_EPT_VPID_CAP (A.10).
     EptVpid: u64 {
-        EXECUTE_ONLY = 0, "EPT execute-only translations";
         WALK_4 = 6, "EPT page walks of length 4";
         WALK_5 = 7, "EPT page walks of length 5";
-        UNCACHEABLE = 8, "uncacheable EPT structures";
         WRITE_BACK = 14, "write-back EPT structures";
         LEAF_2M = 16, "2-MByte EPT pages";
         LEAF_1G = 17, "1-GByte EPT pages";
         INVEPT = 20, "INVEPT";
         ACCESSED_DIRTY = 21, "accessed and dirty flags for EPT";
-        ADVANCED_VIOLATION_INFO = 22, "advanced information for EPT violations";
-        SHADOW_STACK = 23, "supervisor shadow-stack control";
         INVEPT_SINGLE = 25, "single-context INVEPT";
         INVEPT_ALL = 26, "all-context INVEPT";
     }
