@@ -529,10 +529,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn gdtr(&self) -> DescriptorTable {
-        DescriptorTable {
-            base: self.read(guest::GDTR_BASE),
-            limit: self.read(guest::GDTR_LIMIT) as u16,
-        }
+        self.descriptor_table(guest::GDTR_BASE, guest::GDTR_LIMIT)
     }
 
     fn set_gdtr(&mut self, table: DescriptorTable) {
@@ -541,10 +538,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn idtr(&self) -> DescriptorTable {
-        DescriptorTable {
-            base: self.read(guest::IDTR_BASE),
-            limit: self.read(guest::IDTR_LIMIT) as u16,
-        }
+        self.descriptor_table(guest::IDTR_BASE, guest::IDTR_LIMIT)
     }
 
     fn set_idtr(&mut self, table: DescriptorTable) {
@@ -621,12 +615,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
         self.efer = Efer(value);
         self.write(guest::EFER, value);
         let long = self.efer.has(Efer::LMA);
-        let entry = self
-            .shared
-            .controls
-            .entry
-            .base
-            .assign(EntryControls::GUEST_IA32E, long);
+        let base = self.shared.controls.entry.base;
+        let entry = base.assign(EntryControls::GUEST_IA32E, long);
         self.write(control::ENTRY, entry.0);
         self.msrs.enable_syscall(self.efer.has(Efer::SCE));
     }

@@ -9,6 +9,8 @@ use super::dump;
 use super::event::Interruptibility;
 use super::field::guest;
 use super::field::Field;
+use super::field::Field32;
+use super::field::FieldNatural;
 use super::field::ReadFields;
 use super::insn;
 use super::vmcs::Current;
@@ -19,6 +21,7 @@ use crate::host::task::IrqOff;
 use crate::pc::regs::Attributes;
 use crate::pc::regs::Cr0;
 use crate::pc::regs::Cr4;
+use crate::pc::regs::DescriptorTable;
 use crate::pc::regs::Efer;
 use crate::pc::regs::Rflags;
 use crate::pc::regs::SegReg;
@@ -141,6 +144,14 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         };
         if !written {
             refused(operand, value);
+        }
+    }
+
+    /// The table register whose fields these are.
+    pub(super) fn descriptor_table(&self, base: FieldNatural, limit: Field32) -> DescriptorTable {
+        DescriptorTable {
+            base: self.read(base),
+            limit: self.read(limit) as u16,
         }
     }
 
