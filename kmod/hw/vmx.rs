@@ -71,8 +71,6 @@ use super::ALWAYS_INTERCEPTED;
 use super::CR0_CACHE;
 use super::PAT_RESET;
 use crate::host::cpu as host_cpu;
-use crate::host::cpu::CpuHooks;
-use crate::host::cpu::Extension;
 use crate::host::page::HostPage;
 use crate::host::params::Settled;
 use crate::host::task::IrqOff;
@@ -141,22 +139,6 @@ pub struct Vmx<const ACCESSED_DIRTY: bool> {
     /// Its page tables tell the processor to ignore it.
     pat: u64,
     chores: Chores,
-}
-
-impl<const ACCESSED_DIRTY: bool> CpuHooks for Vmx<ACCESSED_DIRTY> {
-    const EXTENSION: Extension = Extension::Vmx;
-
-    fn online(off: &IrqOff) -> Result {
-        cpu::online(off)
-    }
-
-    fn offline(off: &IrqOff) {
-        cpu::offline(off);
-    }
-
-    fn emergency() {
-        cpu::emergency();
-    }
 }
 
 impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {

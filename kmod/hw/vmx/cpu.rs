@@ -13,7 +13,10 @@ use super::msrs::Syscall;
 use super::pebs;
 use super::run_timer;
 use super::vmcs::Active;
+use super::Vmx;
 use crate::host::cpu;
+use crate::host::cpu::CpuHooks;
+use crate::host::cpu::Extension;
 use crate::host::cpu::L1dFlush;
 use crate::host::cpu::PerCpu;
 use crate::host::errno::error;
@@ -185,39 +188,40 @@ pub(super) fn is_online(off: &IrqOff) -> bool {
     shared().is_some_and(|shared| shared.states.this(off).online.load(Ordering::Relaxed))
 }
 
-/// Takes this CPU into use.
-pub(super) fn online(off: &IrqOff) -> Result {
-    let shared = shared().ok_or(ENODEV)?;
-    // One VMCS is to run on every CPU.
-    if controls()? != shared.controls {
-        pr_err!(
-            "CPU {}: its VMX is not the same as the first one's\n",
-            cpu::current_cpu(off)
-        );
-        return Err(EIO);
+impl<const ACCESSED_DIRTY: bool> CpuHooks for Vmx<ACCESSED_DIRTY> {
+    const EXTENSION: Extension = Extension::Vmx;
+
+    fn online(off: &IrqOff) -> Result {
+        let shared = shared().ok_or(ENODEV)?;
+        // One VMCS is to run on every CPU.
+        if controls()? != shared.controls {
+            pr_err!(
+                "CPU {}: its VMX is not the same as the first one's\n",
+                cpu::current_cpu(off)
+            );
+            return Err(EIO);
+        }
+        let state = shared.states.this(off);
+        // What an earlier use of VMX has left in the TLB, whatever VPIDs that had. What
+        // is tagged with those alone no guest with EPT uses (SDM vol. 3, 29.4.2).
+        insn::invept(InveptScope::All, 0);
+        state.online.store(true, Ordering::Relaxed);
+        Ok(())
     }
-    let state = shared.states.this(off);
-    // What an earlier use of VMX has left in the TLB, whatever VPIDs that had. What
-    // is tagged with those alone no guest with EPT uses (SDM vol. 3, 29.4.2).
-    insn::invept(InveptScope::All, 0);
-    state.online.store(true, Ordering::Relaxed);
-    Ok(())
-}
 
-/// Takes this CPU out of use.
-pub(super) fn offline(off: &IrqOff) {
-    let Some(shared) = shared() else {
-        return;
-    };
-    let state = shared.states.this(off);
-    state.online.store(false, Ordering::Relaxed);
-    state.active.clear_all(off);
-}
+    fn offline(off: &IrqOff) {
+        let Some(shared) = shared() else {
+            return;
+        };
+        let state = shared.states.this(off);
+        state.online.store(false, Ordering::Relaxed);
+        state.active.clear_all(off);
+    }
 
-/// The machine goes down at once.
-pub(super) fn emergency() {
-    let off = IrqOff::new();
-    if let Some(active) = active(&off) {
-        active.emergency();
+    fn emergency() {
+        let off = IrqOff::new();
+        if let Some(active) = active(&off) {
+            active.emergency();
+        }
     }
 }
