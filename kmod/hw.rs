@@ -201,7 +201,8 @@ pub trait Vendor: CpuHooks + Sized + Send {
     fn init(&mut self);
 
     /// After [`Vendor::load`] has given false: what another CPU has of the vCPU is
-    /// given up. False when it was not that. Interrupts are on.
+    /// given up. False when there is nothing of the kind, and [`Vendor::load`] would
+    /// give false again. Interrupts are on.
     fn prepare(&mut self, _pinned: &PreemptOff) -> bool {
         false
     }

@@ -260,11 +260,12 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     fn prepare(&mut self, pinned: &PreemptOff) -> bool {
-        let elsewhere = self.vmcs.is_elsewhere(host_cpu::current_cpu(pinned));
-        if elsewhere {
+        if self.vmcs.is_elsewhere(host_cpu::current_cpu(pinned)) {
             self.vmcs.evict();
+            return true;
         }
-        elsewhere
+        // The other CPU may have gone offline since, and have given it up by itself.
+        self.vmcs.is_nowhere() && cpu::is_online(&IrqOff::new())
     }
 
     #[inline(always)]

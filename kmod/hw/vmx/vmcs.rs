@@ -110,6 +110,11 @@ impl Vmcs {
         active != NOWHERE && active != cpu
     }
 
+    /// Whether it is active on no CPU.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.0.cpu.load(Ordering::Acquire) == NOWHERE
+    }
+
     /// Makes it active nowhere. Interrupts are on.
     #[cold]
     pub(super) fn evict(&self) {
