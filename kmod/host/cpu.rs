@@ -25,25 +25,19 @@ pub use handover::take_interrupt;
 pub use handover::take_nmi;
 pub use ipi::notification_vector;
 pub use ipi::notify;
+pub use ipi::run_on;
 pub use ipi::send_reschedule;
-#[allow(unused_imports, reason = "VMX clears a VMCS on the CPU that holds it")]
-pub use ipi::{kick_many, run_on, CpuMask};
 pub use l1d::flush_l1d;
 pub use l1d::L1dFlush;
 pub use mitigation::another_guest;
 pub use mitigation::prediction_command;
 pub use msr::rdmsr;
 pub use msr::rdmsr_safe;
-#[allow(unused_imports, reason = "VMX switches MSRs that always exist")]
 pub use msr::wrmsr;
 pub use msr::wrmsr_safe;
 pub use percpu::PerCpu;
 pub use tsc::tsc_set_back;
 pub use tsc_aux::TscAux;
-#[allow(
-    unused_imports,
-    reason = "VMX instructions fault when VMXON was undone"
-)]
 pub use virtualization::rebooting;
 pub use virtualization::CpuHooks;
 pub use virtualization::Extension;
@@ -137,7 +131,6 @@ pub fn tsc_stable() -> bool {
 
 /// CR3 of this CPU, as it must be loaded on a return to the host.
 #[inline]
-#[allow(dead_code, reason = "VMX: the host state of a VMCS")]
 pub fn host_cr3(_off: &IrqOff) -> u64 {
     let value: u64;
     // SAFETY: Reading a control register has no effect.
@@ -147,7 +140,6 @@ pub fn host_cr3(_off: &IrqOff) -> u64 {
 
 /// CR0 of this CPU.
 #[inline]
-#[allow(dead_code, reason = "VMX: the host state of a VMCS")]
 pub fn host_cr0() -> u64 {
     let value: u64;
     // SAFETY: Reading a control register has no effect.

@@ -43,7 +43,6 @@ pub fn rdmsr(msr: u32) -> u64 {
 ///
 /// The kernel can live with the value, or its own is back before it matters.
 #[inline]
-#[allow(dead_code, reason = "VMX switches MSRs that always exist")]
 pub unsafe fn wrmsr(msr: u32, value: u64) {
     // SAFETY: By the precondition; a fault is caught by the exception table.
     unsafe {

@@ -85,7 +85,6 @@ static ENABLED: [Atomic<bool>; MAX_CPUS] = [const { Atomic::new(false) }; MAX_CP
 
 /// The kernel is going down: the extension may be off already, and its
 /// instructions fault.
-#[allow(dead_code, reason = "VMX instructions fault when VMXON was undone")]
 pub fn rebooting() -> bool {
     // SAFETY: Reads a variable of the kernel.
     unsafe { bindings::iv_virt_rebooting() }
