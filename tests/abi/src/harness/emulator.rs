@@ -160,7 +160,7 @@ pub fn excuse(name: &str, despite: &[String]) -> Option<&'static str> {
         .map(|fault| fault.what)
 }
 
-fn faults_for<'a>(name: &'a str) -> impl Iterator<Item = &'static Fault> + 'a {
+fn faults_for(name: &str) -> impl Iterator<Item = &'static Fault> + '_ {
     FAULTS
         .iter()
         .filter(move |fault| fault.tests.contains(&name))
