@@ -296,11 +296,11 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// descriptor. Only with [`Vendor::posts`].
     fn set_posted(&mut self, _descriptor: Hpa) {}
 
-    /// Before an entry: whether the processor is going to deliver the requests
-    /// of the local APIC when the guest lets it, so that they are not injected.
-    /// Then [`Vendor::load_apic`] does not refuse.
+    /// Whether the processor can keep the local APIC in the guest: it delivers its
+    /// requests, so that they are not injected, and the guest completes
+    /// interrupts without an exit.
     #[inline]
-    fn delivers(&self, _lapic: &Lapic) -> bool {
+    fn keeps(&self, _lapic: &Lapic) -> bool {
         false
     }
 
@@ -309,15 +309,12 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// there is such a page. Not between [`Vendor::load`] and [`Vendor::unload`].
     fn virtualize_apic_page(&mut self, _on: bool) {}
 
-    /// Before an entry, when it has been decided what that delivers: lets the
-    /// processor keep the local APIC, if it can, so that the guest completes
-    /// interrupts without an exit. `watched`: those whose end others wait for;
-    /// [`Exit::Eoi`] tells of it, and of the end of those that are level
-    /// triggered.
+    /// Before an entry, when it has been decided what that delivers: has the
+    /// processor keep the local APIC, which it [`Vendor::keeps`]. `watched`:
+    /// interrupts whose end others wait for; [`Exit::Eoi`] tells of it, and of the
+    /// end of those that are level triggered.
     #[inline]
-    fn load_apic(&mut self, _lapic: &mut Lapic, _watched: impl Fn() -> VectorSet) -> bool {
-        false
-    }
+    fn load_apic(&mut self, _lapic: &mut Lapic, _watched: impl Fn() -> VectorSet) {}
 
     /// Before an entry: the processor is not to keep the local APIC.
     #[inline]

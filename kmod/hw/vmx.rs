@@ -451,7 +451,7 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     #[inline]
-    fn delivers(&self, lapic: &Lapic) -> bool {
+    fn keeps(&self, lapic: &Lapic) -> bool {
         self.shared.keeps_apics() && lapic.may_be_kept()
     }
 
@@ -460,8 +460,8 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
     }
 
     #[inline]
-    fn load_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
-        self.show_apic(lapic, watched)
+    fn load_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) {
+        self.show_apic(lapic, watched);
     }
 
     #[inline]

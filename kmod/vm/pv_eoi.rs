@@ -53,7 +53,7 @@ impl<V: Vendor> Vcpu<V> {
         let Some(flag) = self.pv_eoi else {
             return;
         };
-        if self.processor_delivers() {
+        if self.processor_keeps_apic() {
             return;
         }
         let vector = self.lapic.as_ref().and_then(|lapic| lapic.pv_eoi_vector());

@@ -449,17 +449,18 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     fn deliver_waiting(&mut self) {
-        let injects = !self.processor_delivers();
+        let keeps = self.processor_keeps_apic();
         let mut source = Controllers {
             lapic: self.lapic.as_mut(),
             shared: &self.shared,
             chip: &self.vm.chip,
-            injects,
+            injects: !keeps,
         };
         self.events
             .deliver(&mut self.hw, &mut self.regs, &mut source);
-        if self.processor_keeps_apic() {
-            // No request waits for a lower priority, or the processor sees it.
+        self.show_apic(keeps);
+        if keeps {
+            // The processor sees a request that waits for a lower priority.
             self.watch_cr8(false);
             return;
         }
@@ -468,28 +469,29 @@ impl<V: Vendor> Vcpu<V> {
         self.watch_cr8(watch);
     }
 
-    /// Whether the processor delivers the requests of the local APIC.
+    /// Whether the processor keeps the local APIC in the guest, and delivers its
+    /// requests. A task priority in guest memory is nothing it knows of.
     #[inline]
-    pub(super) fn processor_delivers(&self) -> bool {
+    pub(super) fn processor_keeps_apic(&self) -> bool {
         let lapic = self.lapic.as_ref();
-        V::KEEPS_APIC && !self.vapic.is_on() && lapic.is_some_and(|lapic| self.hw.delivers(lapic))
+        V::KEEPS_APIC && !self.vapic.is_on() && lapic.is_some_and(|lapic| self.hw.keeps(lapic))
     }
 
-    /// Shows the local APIC to the processor, if that keeps it. A task priority
-    /// in guest memory is nothing it knows of.
+    /// Shows the local APIC to the processor, if that keeps it.
     #[inline]
-    fn processor_keeps_apic(&mut self) -> bool {
-        match self.lapic.as_mut() {
-            Some(lapic) if !self.vapic.is_on() => {
-                let chip = &self.vm.chip;
-                let keeps = self.hw.load_apic(lapic, || chip.eoi_vectors());
-                lapic.shown();
-                keeps
-            }
-            _ => {
-                self.hw.withhold_apic();
-                false
-            }
+    fn show_apic(&mut self, keeps: bool) {
+        if !keeps {
+            self.hw.withhold_apic();
+        }
+        let Some(lapic) = self.lapic.as_mut() else {
+            return;
+        };
+        if keeps {
+            let chip = &self.vm.chip;
+            self.hw.load_apic(lapic, || chip.eoi_vectors());
+        }
+        if !self.vapic.is_on() {
+            lapic.shown();
         }
     }
 

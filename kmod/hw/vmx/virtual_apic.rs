@@ -85,11 +85,7 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
 
     /// Before an entry, see [`crate::hw::Vendor::load_apic`].
     #[inline]
-    pub(super) fn show_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) -> bool {
-        if !(self.shared.keeps_apics() && lapic.may_be_kept()) {
-            self.hide_apic();
-            return false;
-        }
+    pub(super) fn show_apic(&mut self, lapic: &mut Lapic, watched: impl Fn() -> VectorSet) {
         let kept = if self.apicv.page {
             Mirror::show_registers(lapic, &self.virtual_apic);
             Kept::Page
@@ -98,7 +94,6 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         };
         let changes = self.apicv.mirror.show(lapic, &self.virtual_apic, watched);
         self.write_changes(changes, kept);
-        true
     }
 
     #[inline]
