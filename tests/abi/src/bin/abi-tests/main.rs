@@ -13,6 +13,7 @@ mod emulate;
 mod event_races;
 mod eventfd;
 mod exceptions;
+mod host;
 mod hotplug;
 mod injection;
 mod ioapic;
@@ -61,6 +62,7 @@ fn main() {
         ioapic::TESTS,
         eventfd::TESTS,
         event_races::TESTS,
+        host::TESTS,
         hotplug::TESTS,
         lapic::TESTS,
         apic_page::TESTS,
