@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     test!("host", watchpoint),
     test!("host", selectors),
     test!("host", local_descriptor_table),
+    test!("host", xcr0),
 ];
 
 /// A guest that leaves for userspace again and again.
@@ -235,6 +236,59 @@ fn local_descriptor_table() -> Outcome {
         ensure_eq!((after, found), (loaded, round), "GS, what it leads to");
         // With GS null the LDT itself has to stay.
         vcpu.run_to_done()?;
+    }
+    Ok(())
+}
+
+/// XCR0 of the host, as user mode reads it.
+fn host_xcr0() -> u64 {
+    // SAFETY: a guest has XSAVE only if the host has it enabled.
+    unsafe { std::arch::x86_64::_xgetbv(0) }
+}
+
+/// The guest has what userspace or it has set, whoever sets CR4.OSXSAVE, and before or after.
+fn xcr0() -> Outcome {
+    let code = code64!(
+        "2:",
+        "mov rax, cr4",
+        "or eax, {osxsave}",
+        "mov cr4, rax",
+        "xor ecx, ecx",
+        "xgetbv",
+        "mov ebx, eax",
+        "mov eax, 1",
+        "xsetbv",
+        "xgetbv",
+        "mov ebp, eax",
+        "mov rax, cr4",
+        "xor eax, {osxsave}",
+        "mov cr4, rax",
+        "out 0x10, al",
+        "jmp 2b",
+        osxsave = const CR4_OSXSAVE,
+    );
+    let (machine, vcpu) = long_mode(code)?;
+    if machine.cpuid.leaf(1, 0).map_or(0, |l| l.ecx) & 1 << 26 == 0 {
+        skip!("no XSAVE");
+    }
+    let host = host_xcr0();
+    let mut xcrs: kvm_xcrs = vcpu.get(KVM_GET_XCRS)?;
+    for (value, enabled) in [(1, false), (3, false), (3, true), (1, true), (3, false)] {
+        xcrs.xcrs[0].value = value;
+        vcpu.set(KVM_SET_XCRS, &xcrs)?;
+        if enabled {
+            vcpu.change_sregs(|s| s.cr4 |= CR4_OSXSAVE)?;
+        }
+        vcpu.run_to_done()?;
+        let r = vcpu.regs()?;
+        ensure_eq!(
+            (r.rbx, r.rbp),
+            (value, 1),
+            "XCR0 that was set, and the guest's own"
+        );
+        let left: kvm_xcrs = vcpu.get(KVM_GET_XCRS)?;
+        ensure_eq!(left.xcrs[0].value, 1, "XCR0 that the guest has left");
+        ensure_eq!(host_xcr0(), host, "XCR0 of the host");
     }
     Ok(())
 }
