@@ -30,14 +30,12 @@ use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
 use crate::pc::slots::GfnRange;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicI64;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
 pub use crate::pc::nested::reach;
 pub use crate::pc::nested::Access;
 pub use crate::pc::nested::Entry;
-#[allow(unused_imports, reason = "for VMX")]
 pub use crate::pc::nested::Ept;
 pub use crate::pc::nested::Format;
 pub use crate::pc::nested::Level;
@@ -58,7 +56,6 @@ pub use walk::LastTable;
 pub struct NestedTable<F: Format> {
     #[pin]
     lock: RwLock<()>,
-    mapped: Counts,
     root: TablePage,
     epoch: Epoch,
     levels: u8,
@@ -68,33 +65,6 @@ pub struct NestedTable<F: Format> {
     /// The processors keep lists of the pages they make dirty.
     logs_writes: bool,
     format: PhantomData<F>,
-}
-
-/// Leaves by size. Next to the lock: whoever counts has just locked.
-#[derive(Default)]
-struct Counts([AtomicI64; 3]);
-
-impl Counts {
-    fn add(&self, size: Level, leaves: i64) {
-        let [small, large, huge] = &self.0;
-        let count = match size {
-            Level::Size4K => small,
-            Level::Size2M => large,
-            Level::Size1G => huge,
-        };
-        count.fetch_add(leaves, Ordering::Relaxed);
-    }
-}
-
-/// Leaves of each size, for statistics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapped {
-    /// Leaves of 4 KiB.
-    pub size_4k: i64,
-    /// Leaves of 2 MiB.
-    pub size_2m: i64,
-    /// Leaves of 1 GiB.
-    pub size_1g: i64,
 }
 
 /// What a large-range operation may do between two tables.
@@ -116,7 +86,6 @@ impl<F: Format> NestedTable<F> {
     pub fn new(levels: u8, logs_writes: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             lock <- RwLock::new(()),
-            mapped: Counts::default(),
             root: TablePage::new()?,
             epoch: Epoch::new(),
             levels: if matches!(levels, 4 | 5) { levels } else { return Err(EINVAL) },
@@ -129,23 +98,6 @@ impl<F: Format> NestedTable<F> {
     /// Address of the root table, as the processor takes it.
     pub fn root(&self) -> Hpa {
         Hpa(self.root.hpa().0 | self.encryption)
-    }
-
-    /// Levels of the table.
-    #[allow(dead_code, reason = "for VMX, whose pointer to the root holds it")]
-    pub fn levels(&self) -> u8 {
-        self.levels
-    }
-
-    /// Leaves of each size. Exact once nobody changes the table.
-    #[allow(dead_code, reason = "for statistics")]
-    pub fn mapped(&self) -> Mapped {
-        let [small, large, huge] = &self.mapped.0;
-        Mapped {
-            size_4k: small.load(Ordering::Relaxed),
-            size_2m: large.load(Ordering::Relaxed),
-            size_1g: huge.load(Ordering::Relaxed),
-        }
     }
 
     /// Locks the structure, with other readers.
@@ -192,7 +144,6 @@ impl<F: Format> NestedTable<F> {
     /// Moves the tables that `page` points to to the list, and counts its
     /// leaves as gone.
     fn take_apart(&self, page: &TablePage, level: u8, tables: &mut TableList) {
-        let mut leaves = 0_i64;
         for slot in page.table().entries() {
             let entry = Entry::<F>::from_raw(slot.load(Ordering::Relaxed));
             if entry.is_table(level) {
@@ -200,12 +151,7 @@ impl<F: Format> NestedTable<F> {
                 // only place that held the address, and nobody reads it again.
                 let below = unsafe { TablePage::from_hpa(self.address(entry)) };
                 tables.push(below, level.saturating_sub(1));
-            } else if entry.is_present() {
-                leaves = leaves.wrapping_add(1);
             }
-        }
-        if let Some(size) = Level::of_table(level) {
-            self.mapped.add(size, leaves.wrapping_neg());
         }
     }
 
@@ -250,18 +196,6 @@ impl<'t, F: Format> Reader<'t, F> {
     fn walk(&self) -> Walk<'_, F> {
         // SAFETY: The guard keeps writers out while `self` is borrowed.
         unsafe { Walk::new(self.table) }
-    }
-
-    /// The leaf for `gfn`, if it is mapped. The processor and other readers may
-    /// be changing it.
-    #[allow(dead_code, reason = "for debugging")]
-    pub fn lookup(&self, gfn: Gfn) -> Option<(Entry<F>, Level)> {
-        let place = self.walk().descend(gfn);
-        let size = Level::of_table(place.level)?;
-        place
-            .entry
-            .is_leaf(place.level)
-            .then_some((place.entry, size))
     }
 
     /// Maps the frame `gfn` to the page `hpa`, where nothing is mapped yet but the

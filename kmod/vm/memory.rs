@@ -27,7 +27,6 @@ use crate::host::mm::table::TableCache;
 use crate::hw::nested::Format;
 use crate::hw::nested::LastTable;
 use crate::hw::nested::Level;
-use crate::hw::nested::Mapped;
 use crate::hw::nested::NestedTable;
 use crate::hw::NestedConfig;
 use crate::pc::addr::Gfn;
@@ -173,12 +172,6 @@ impl<F: Format, V: FlushRemote> Memory<F, V> {
     /// Address of the root of the nested tables, as the processor takes it.
     pub fn root(&self) -> Hpa {
         self.nested.root()
-    }
-
-    /// Leaves of the nested tables by size, for statistics.
-    #[allow(dead_code, reason = "for statistics")]
-    pub fn mapped(&self) -> Mapped {
-        self.nested.mapped()
     }
 
     /// Begins to use memory: slots stay as they are seen until this is dropped.

@@ -16,7 +16,7 @@ use core::sync::atomic::AtomicU64;
 use kernel::prelude::*;
 
 /// Entries of one table.
-pub const ENTRIES: usize = 512;
+const ENTRIES: usize = 512;
 
 /// The contents of a table page.
 #[repr(C, align(4096))]
@@ -154,13 +154,6 @@ impl TableList {
             head: 0,
             owned: PhantomData,
         }
-    }
-
-    /// Nothing in it.
-    #[allow(dead_code, reason = "completes the type")]
-    #[inline]
-    pub const fn is_empty(&self) -> bool {
-        self.head == 0
     }
 
     /// Puts `page`, a table of `level` (1 to 7), first.

@@ -16,7 +16,6 @@ use super::Level;
 use super::NoTables;
 use super::Permissions;
 use crate::host::mm::table::TableCache;
-use crate::host::mm::table::ENTRIES;
 use crate::pc::addr::Gfn;
 use crate::pc::addr::Hpa;
 use crate::pc::addr::PAGE_SHIFT;
@@ -36,9 +35,7 @@ pub(super) fn fill<F: Format>(
         return None;
     }
     let page = Hpa(hpa.0 | walk.table.encryption);
-    replace(&here, Entry::leaf(page, Level::Size4K, permissions))?;
-    walk.table.mapped.add(Level::Size4K, 1);
-    Some(())
+    replace(&here, Entry::leaf(page, Level::Size4K, permissions))
 }
 
 /// See [`super::Reader::map`].
@@ -55,15 +52,15 @@ pub(super) fn map<F: Format>(
         let wanted = wanted_leaf(walk, gfn, here.level, hpa, permissions);
         match wanted {
             Some((own, leaf)) if own <= size => {
-                if let Some(done) = put(walk, &here, own, leaf) {
+                if let Some(done) = put(&here, leaf) {
                     return Ok(done);
                 }
             }
-            Some((own, leaf)) if here.entry.is_present() => {
+            Some((_, leaf)) if here.entry.is_present() => {
                 if is_same_memory(here.entry, leaf) && suffices(here.entry, permissions) {
                     return Ok(Installed::Known);
                 }
-                split(walk, &here, own, cache)?;
+                split(walk, &here, cache)?;
             }
             _ => grow(walk, &here, cache)?,
         }
@@ -85,15 +82,9 @@ fn wanted_leaf<F: Format>(
 }
 
 /// Puts a leaf into a place that holds no table. `None`: the entry has changed.
-fn put<F: Format>(
-    walk: &Walk<'_, F>,
-    here: &Place<'_, F>,
-    own: Level,
-    leaf: Entry<F>,
-) -> Option<Installed> {
+fn put<F: Format>(here: &Place<'_, F>, leaf: Entry<F>) -> Option<Installed> {
     if !here.entry.is_present() {
         replace(here, leaf)?;
-        walk.table.mapped.add(own, 1);
         return Some(Installed::New);
     }
     if is_same_memory(here.entry, leaf) {
@@ -152,11 +143,10 @@ fn grow<F: Format>(
 }
 
 /// Puts a table of smaller leaves for the same memory, with the same
-/// permissions, in the place of a leaf of size `own`. No TLB needs to know.
+/// permissions, in the place of a leaf. No TLB needs to know.
 fn split<F: Format>(
     walk: &Walk<'_, F>,
     here: &Place<'_, F>,
-    own: Level,
     cache: &mut TableCache,
 ) -> Result<(), NoTables> {
     let page = cache.take().ok_or(NoTables)?;
@@ -169,10 +159,6 @@ fn split<F: Format>(
     }
     // The entry owns the page now.
     page.into_hpa();
-    walk.table.mapped.add(own, -1);
-    if let Some(below) = Level::of_table(here.level.saturating_sub(1)) {
-        walk.table.mapped.add(below, ENTRIES as i64);
-    }
     Ok(())
 }
 

@@ -8,7 +8,6 @@ use super::walk::Walk;
 use super::Context;
 use super::Entry;
 use super::Format;
-use super::Level;
 use super::NestedTable;
 use crate::host::mm::cond_resched;
 use crate::host::mm::table::TableList;
@@ -40,8 +39,6 @@ pub(super) fn zap<F: Format>(walk: &Walk<'_, F>, frames: GfnRange, tables: &mut 
             let page = unsafe { TablePage::from_hpa(walk.table.address(old)) };
             walk.table.epoch.end();
             tables.push(page, here.level.saturating_sub(1));
-        } else if let Some(size) = Level::of_table(here.level) {
-            walk.table.mapped.add(size, -1);
         }
     }
     was_mapped

@@ -169,15 +169,6 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         }
     }
 
-    /// Notes that the guest's page at `gpa` has been written by other means: by
-    /// an address from [`View::hva_of`].
-    #[allow(dead_code, reason = "for pages the module keeps at hand")]
-    pub fn mark_dirty(&self, gpa: Gpa) {
-        if let Ok(run) = self.run(gpa) {
-            run.entry.mark_dirty(gpa.gfn());
-        }
-    }
-
     /// One load of 8 bytes; any context. Not for an access across slots.
     ///
     /// # Errors
