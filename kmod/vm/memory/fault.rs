@@ -224,38 +224,11 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         found: Found,
         mmu: &mut VcpuMmu,
     ) -> Option<Installed> {
-        match found.size() {
+        let size = match found.size() {
             // Most are, and nothing has to be worked out for them.
-            Level::Size4K => self.install_as(Level::Size4K, reader, ticket, wanted, found, mmu),
-            host => self.install_block(host, reader, ticket, wanted, found, mmu),
-        }
-    }
-
-    #[inline(never)]
-    fn install_block(
-        &self,
-        host: Level,
-        reader: Reader<'_, F>,
-        ticket: Ticket,
-        wanted: &Wanted<'_>,
-        found: Found,
-        mmu: &mut VcpuMmu,
-    ) -> Option<Installed> {
-        let size = self.leaf_size(wanted.entry, wanted.gfn, host);
-        self.install_as(size, reader, ticket, wanted, found, mmu)
-    }
-
-    /// [`View::install`] as a leaf of `size`.
-    #[inline(always)]
-    fn install_as(
-        &self,
-        size: Level,
-        reader: Reader<'_, F>,
-        ticket: Ticket,
-        wanted: &Wanted<'_>,
-        found: Found,
-        mmu: &mut VcpuMmu,
-    ) -> Option<Installed> {
+            Level::Size4K => Level::Size4K,
+            host => self.leaf_size(wanted.entry, wanted.gfn, host),
+        };
         let Wanted {
             entry, gfn, hva, ..
         } = *wanted;
