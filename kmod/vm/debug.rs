@@ -191,9 +191,9 @@ impl<V: Vendor> Vcpu<V> {
         Ok(())
     }
 
-    /// After an instruction that was completed in software with TF set, or RF:
-    /// the trap the processor would have taken.
-    #[inline]
+    /// After an instruction that was completed in software: the trap the processor
+    /// would have taken if TF was set.
+    #[inline(never)]
     pub fn after_step(&mut self) -> Handled {
         if !self.regs.rflags.has(Rflags::TF) {
             return Ok(Step::Resume);

@@ -203,13 +203,13 @@ impl<V: Vendor> Vcpu<V> {
     #[inline(always)]
     pub fn complete_instruction(&mut self, next: u64) -> Handled {
         match self.go_behind(next) {
-            true => self.settle_step_flags(),
+            true => self.after_step(),
             false => Ok(Step::Resume),
         }
     }
 
-    /// RIP and the interrupt shadow are as after the instruction. Whether there is
-    /// more to do, by [`Vcpu::settle_step_flags`].
+    /// RIP, the interrupt shadow and RF are as after the instruction. Whether there
+    /// is more to do, by [`Vcpu::after_step`].
     #[inline(always)]
     pub fn go_behind(&mut self, next: u64) -> bool {
         // Only 64-bit code goes on beyond 4 GiB.
@@ -220,14 +220,12 @@ impl<V: Vendor> Vcpu<V> {
             next
         };
         self.hw.set_interrupt_shadow(false);
-        self.regs.rflags.any(Rflags::RF | Rflags::TF)
-    }
-
-    /// RF is as after the instruction, and a single step of the guest traps.
-    #[inline(never)]
-    pub fn settle_step_flags(&mut self) -> Handled {
-        self.regs.rflags = self.regs.rflags.without(Rflags::RF);
-        self.after_step()
+        let flags = self.regs.rflags;
+        if !flags.any(Rflags::RF | Rflags::TF) {
+            return false;
+        }
+        self.regs.rflags = flags.without(Rflags::RF);
+        flags.has(Rflags::TF)
     }
 
     #[inline(always)]

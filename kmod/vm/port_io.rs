@@ -86,7 +86,7 @@ impl<V: Vendor> Vcpu<V> {
     #[inline(always)]
     pub fn complete_written(&mut self, next: u64, rip: u64) -> Option<Handled> {
         let more = self.regs.rip == rip && self.go_behind(next);
-        more.then(|| self.settle_step_flags())
+        more.then(|| self.after_step())
     }
 
     /// AL, AX or EAX. Only the last clears what is above it.
