@@ -51,7 +51,7 @@ pub(super) fn vmread(field: u32) -> u64 {
             "vmread rax, {field}", flags "0x1000";
             field = in(reg) u64::from(field),
             out("rax") value,
-            options(nostack),
+            options(nomem, nostack),
         );
     }
     value

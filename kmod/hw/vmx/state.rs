@@ -195,13 +195,18 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
     }
 
     /// Reads fields into the cache. When VMX is off they are what they were.
-    #[inline(never)]
+    #[inline(always)]
     fn read_into_cache(&self, read: impl FnOnce(&Cache, &Current)) {
         if self.in_use {
             read(&self.cache, &Current);
         } else {
-            let _ = self.vmcs.with_current(|| read(&self.cache, &Current));
+            self.read_into_cache_outside(read);
         }
+    }
+
+    #[inline(never)]
+    fn read_into_cache_outside(&self, read: impl FnOnce(&Cache, &Current)) {
+        let _ = self.vmcs.with_current(|| read(&self.cache, &Current));
     }
 
     pub(super) fn write_interruptibility(&self, state: Interruptibility) {
