@@ -25,7 +25,7 @@ mod tables;
 mod vector;
 
 pub use cache::{DecodeCache, Place};
-pub use plain::PlainMove;
+pub use plain::{MoveRegister, PlainMove};
 pub use prefix::{Mandatory, Prefixes, Rex};
 
 /// The longest instruction, in bytes (APM volume 3, section 1.1).

@@ -76,7 +76,7 @@ impl Chip {
     }
 
     /// PICs and I/O APIC, if they are in the module.
-    #[inline]
+    #[inline(always)]
     fn controllers(&self) -> Option<(&Controllers, &Interrupts)> {
         let interrupts = self.interrupts()?;
         Some((interrupts.controllers.as_ref()?, interrupts))

@@ -17,15 +17,22 @@ pub struct PlainMove {
     /// Length of the instruction.
     pub length: u8,
     /// The register, unless `immediate` is what is written.
+    pub reg: MoveRegister,
+    /// What is written, in the low bytes, if that is no register.
+    pub immediate: Option<u64>,
+}
+
+/// The register of a [`PlainMove`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MoveRegister {
+    /// Which one.
     pub reg: Reg,
-    /// Bytes of the register that a read writes: 1, 2, 4 or 8.
-    pub reg_size: u8,
-    /// The register is the high byte of its fellow: AH, CH, DH or BH.
+    /// Bytes of it that a read writes: 1, 2, 4 or 8.
+    pub size: u8,
+    /// It is the high byte of its fellow: AH, CH, DH or BH.
     pub high_byte: bool,
     /// What is read is extended by its sign.
     pub sign_extend: bool,
-    /// What is written, in the low bytes, if that is no register.
-    pub immediate: Option<u64>,
 }
 
 impl PlainMove {
@@ -50,10 +57,12 @@ impl PlainMove {
             write,
             size,
             length: insn.length,
-            reg: insn.reg(),
-            reg_size: if extends { wide } else { size },
-            high_byte: !extends && insn.names_high_byte(insn.reg(), size),
-            sign_extend: extends && insn.opcode & 8 != 0,
+            reg: MoveRegister {
+                reg: insn.reg(),
+                size: if extends { wide } else { size },
+                high_byte: !extends && insn.names_high_byte(insn.reg(), size),
+                sign_extend: extends && insn.opcode & 8 != 0,
+            },
             immediate: immediate.then_some(insn.imm),
         })
     }

@@ -11,8 +11,8 @@ use super::alu;
 use super::operand::{read_part, write_part};
 use super::segment::address_mask;
 use crate::pc::addr::{Gpa, PAGE_SIZE};
-use crate::pc::decode::{Insn, PlainMove};
-use crate::pc::regs::{Gprs, Reg};
+use crate::pc::decode::{Insn, MoveRegister, PlainMove};
+use crate::pc::regs::Gprs;
 
 /// One access that is all an instruction does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,22 +25,13 @@ pub struct SimpleMove {
     pub size: u8,
     /// Length of the instruction.
     pub length: u8,
-    to: Destination,
-}
-
-/// Where an instruction wants what it reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Destination {
-    reg: Reg,
-    /// Bytes of it that are written: 1, 2, 4 or 8.
-    size: u8,
-    high_byte: bool,
-    sign_extend: bool,
+    /// Where the instruction wants what it reads.
+    to: MoveRegister,
 }
 
 /// Offset in its page of the memory operand of `insn`, which is at `rip`, in a
 /// segment that begins at `base`.
-#[inline]
+#[inline(always)]
 pub fn operand_page_offset(insn: &Insn, gprs: &Gprs, rip: u64, base: u64) -> u64 {
     let operand = &insn.memory;
     let mut offset = operand.disp;
@@ -84,19 +75,14 @@ impl SimpleMove {
         let data = match plain.immediate {
             _ if !write => 0,
             Some(imm) => imm & alu::mask(size),
-            None => read_part(gprs, plain.reg, size, plain.high_byte),
+            None => read_part(gprs, plain.reg.reg, size, plain.reg.high_byte),
         };
         Some(Self {
             data,
             write,
             size,
             length: plain.length,
-            to: Destination {
-                reg: plain.reg,
-                size: plain.reg_size,
-                high_byte: plain.high_byte,
-                sign_extend: plain.sign_extend,
-            },
+            to: plain.reg,
         })
     }
 
