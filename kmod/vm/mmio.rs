@@ -84,16 +84,17 @@ impl<V: Vendor> Vcpu<V> {
     #[inline(never)]
     pub fn answer_nested_fault(&mut self, fault: NestedFault) -> Step {
         let view = self.vm.memory.enter();
-        let fetched = match view.try_fault(fault.gpa, wanted(fault), fault.present, &mut self.mmu) {
-            Some(Fault::Resume) => return self.go_on(),
-            Some(Fault::Mmio | Fault::ReadOnly) => {
-                self.code.fetch(&self.hw, self.linear_rip(), &view)
+        if !view.is_known_device(fault.gpa, &self.mmu) {
+            match view.try_fault(fault.gpa, wanted(fault), fault.present, &mut self.mmu) {
+                Some(Fault::Resume) => return self.go_on(),
+                Some(Fault::Mmio | Fault::ReadOnly) => {}
+                _ => {
+                    drop(view);
+                    return self.sleep_on(Exit::NestedFault(fault));
+                }
             }
-            _ => {
-                drop(view);
-                return self.sleep_on(Exit::NestedFault(fault));
-            }
-        };
+        }
+        let fetched = self.code.fetch(&self.hw, self.linear_rip(), &view);
         drop(view);
         let handled = self.device_access(fault, fetched, Context::Atomic);
         self.settle_atomic(handled, Exit::NestedFault(fault))
@@ -141,7 +142,9 @@ impl<V: Vendor> Vcpu<V> {
         if fault.fetch || fault.table_walk {
             return Err(Stop::Unhandleable);
         }
-        if matches!(self.pending, Pending::Emulation(_)) {
+        // An exit leaves nothing pending but an instruction that is to be gone on
+        // with.
+        if !matches!(self.pending, Pending::None) {
             return self.emulate(None, context);
         }
         let place = self.decode(fetched, context)?;

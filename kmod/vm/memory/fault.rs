@@ -92,6 +92,12 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         }
     }
 
+    /// Whether the vCPU's last fault where there is no memory was on this page.
+    #[inline(always)]
+    pub fn is_known_device(&self, gpa: Gpa, mmu: &VcpuMmu) -> bool {
+        mmu.device == (gpa.gfn(), self.generation())
+    }
+
     /// What of the process's memory the access is to.
     #[inline(always)]
     fn want(&self, gpa: Gpa, access: Access, mmu: &mut VcpuMmu) -> Result<Wanted<'_>, Fault> {
