@@ -247,6 +247,12 @@ pub trait Vendor: CpuHooks + Sized + Send {
     /// come most: [`Vendor::exit`] need not be called then.
     fn frequent_exit(&self) -> Option<Frequent>;
 
+    /// What the exit says, which was [`Frequent::NestedFault`].
+    fn nested_fault(&self) -> NestedFault;
+
+    /// What the exit says, which was [`Frequent::Io`].
+    fn io(&self) -> IoExit;
+
     /// Why the last [`Vendor::enter`] returned. Called once after it.
     fn exit(&mut self, regs: &mut Registers) -> Exit;
 

@@ -86,8 +86,8 @@ pub enum Exit {
     },
 }
 
-/// The exits that come most and say all in their reason. They are looked for
-/// before an [`Exit`] is made.
+/// The exits that come most. They are looked for before an [`Exit`] is made, which
+/// goes through memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Frequent {
     /// [`Exit::Cpuid`].
@@ -98,6 +98,11 @@ pub enum Frequent {
     ReadMsr,
     /// [`Exit::WriteMsr`].
     WriteMsr,
+    /// [`Exit::NestedFault`]: [`Vendor::nested_fault`](super::Vendor::nested_fault)
+    /// has the rest.
+    NestedFault,
+    /// [`Exit::Io`]: [`Vendor::io`](super::Vendor::io) has the rest.
+    Io,
 }
 
 /// An access to a control or debug register, as far as the processor tells it.

@@ -36,7 +36,9 @@ use super::reset_registers;
 use super::Event;
 use super::Exit;
 use super::Frequent;
+use super::IoExit;
 use super::NestedConfig;
+use super::NestedFault;
 use super::Registers;
 use super::Vendor;
 use super::VmSetup;
@@ -394,6 +396,16 @@ impl Vendor for Svm {
             return None;
         }
         exit::frequent(&self.vmcb.control)
+    }
+
+    #[inline(always)]
+    fn nested_fault(&self) -> NestedFault {
+        exit::nested_fault(&self.vmcb.control)
+    }
+
+    #[inline(always)]
+    fn io(&self) -> IoExit {
+        exit::io(&self.vmcb.control)
     }
 
     #[inline]

@@ -63,7 +63,9 @@ use super::reset_registers;
 use super::Event;
 use super::Exit;
 use super::Frequent;
+use super::IoExit;
 use super::NestedConfig;
+use super::NestedFault;
 use super::Registers;
 use super::Vendor;
 use super::VmSetup;
@@ -330,8 +332,20 @@ impl<const ACCESSED_DIRTY: bool> Vendor for Vmx<ACCESSED_DIRTY> {
             Reason::VMCALL => Some(Frequent::Hypercall),
             Reason::RDMSR => Some(Frequent::ReadMsr),
             Reason::WRMSR => Some(Frequent::WriteMsr),
+            Reason::EPT_VIOLATION => Some(Frequent::NestedFault),
+            Reason::IO => Some(Frequent::Io),
             _ => None,
         }
+    }
+
+    #[inline(always)]
+    fn nested_fault(&self) -> NestedFault {
+        self.ept_violation()
+    }
+
+    #[inline(always)]
+    fn io(&self) -> IoExit {
+        self.port_access()
     }
 
     #[inline]

@@ -31,15 +31,9 @@ impl<V: Vendor> Vcpu<V> {
     ///
     /// The error that KVM_RUN returns.
     pub fn handle(&mut self, exit: Exit) -> Handled {
-        let context = Context::Sleepable;
         match exit {
-            Exit::Cpuid => self.cpuid(context),
-            Exit::ReadMsr => self.read_msr(context),
-            Exit::WriteMsr => self.write_msr(context),
-            Exit::Hypercall => self.hypercall(context),
             Exit::NestedFault(fault) => self.nested_fault(fault),
-            Exit::Io(io) => self.port_io(io, context),
-            other => self.handle_other(other, context),
+            other => self.handle_in(other, Context::Sleepable),
         }
     }
 
@@ -67,19 +61,9 @@ impl<V: Vendor> Vcpu<V> {
                 let handled = self.write_msr(context);
                 self.settle_atomic(handled, Exit::WriteMsr)
             }
-            None => {
-                let exit = self.hw.exit(&mut self.regs);
-                self.answer_told(exit)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn answer_told(&mut self, exit: Exit) -> Step {
-        match exit {
-            Exit::NestedFault(fault) => self.answer_nested_fault(fault),
-            Exit::Io(io) => self.answer_port_io(io),
-            other => self.answer_other(other),
+            Some(Frequent::NestedFault) => self.answer_nested_fault(self.hw.nested_fault()),
+            Some(Frequent::Io) => self.answer_port_io(self.hw.io()),
+            None => self.answer_other(),
         }
     }
 
@@ -90,8 +74,12 @@ impl<V: Vendor> Vcpu<V> {
     }
 
     #[inline(never)]
-    fn answer_other(&mut self, exit: Exit) -> Step {
-        let handled = self.handle_other(exit, Context::Atomic);
+    fn answer_other(&mut self) -> Step {
+        let exit = self.hw.exit(&mut self.regs);
+        if let Exit::NestedFault(fault) = exit {
+            return self.answer_nested_fault(fault);
+        }
+        let handled = self.handle_in(exit, Context::Atomic);
         self.rcu_waits |= matches!(exit, Exit::HostInterrupt);
         self.settle_atomic(handled, exit)
     }
@@ -125,15 +113,16 @@ impl<V: Vendor> Vcpu<V> {
         Step::Sleep
     }
 
-    fn handle_other(&mut self, exit: Exit, context: Context) -> Handled {
+    /// Answers an exit in either context; nested page faults differ too much.
+    fn handle_in(&mut self, exit: Exit, context: Context) -> Handled {
         match exit {
+            Exit::Cpuid => self.cpuid(context),
+            Exit::ReadMsr => self.read_msr(context),
+            Exit::WriteMsr => self.write_msr(context),
+            Exit::Hypercall => self.hypercall(context),
+            Exit::Io(io) => self.port_io(io, context),
             // Matched before.
-            Exit::Cpuid
-            | Exit::ReadMsr
-            | Exit::WriteMsr
-            | Exit::Hypercall
-            | Exit::NestedFault(_)
-            | Exit::Io(_) => Ok(Step::Resume),
+            Exit::NestedFault(_) => Ok(Step::Resume),
             Exit::HostInterrupt | Exit::HostNmi => Ok(Step::Leave),
             Exit::InterruptWindow => self.interrupt_window(),
             Exit::Deadline => {

@@ -63,9 +63,7 @@ const NPF_TABLE_WALK: u64 = 1 << 33;
 #[inline(always)]
 pub(super) fn decode(control: &Control, decode_assists: bool) -> Exit {
     match control.exit_code {
-        // Those that come most of what is not `Frequent`.
-        code::NESTED_PAGE_FAULT => nested_fault(control),
-        code::IOIO => io(control),
+        // What comes most of what is not `Frequent`.
         code::INTR => Exit::HostInterrupt,
         other => decode_other(control, other, decode_assists),
     }
@@ -80,6 +78,8 @@ fn decode_other(control: &Control, exit_code: u64, decode_assists: bool) -> Exit
         code::HLT => Exit::Hlt,
         code::VINTR => Exit::InterruptWindow,
         code::VMMCALL => Exit::Hypercall,
+        code::NESTED_PAGE_FAULT => Exit::NestedFault(nested_fault(control)),
+        code::IOIO => Exit::Io(io(control)),
         other => rare(control, other, decode_assists),
     }
 }
@@ -92,6 +92,8 @@ pub(super) fn frequent(control: &Control) -> Option<Frequent> {
         code::MSR if control.exit_info1 & 1 != 0 => Some(Frequent::WriteMsr),
         code::MSR => Some(Frequent::ReadMsr),
         code::VMMCALL => Some(Frequent::Hypercall),
+        code::NESTED_PAGE_FAULT => Some(Frequent::NestedFault),
+        code::IOIO => Some(Frequent::Io),
         _ => None,
     }
 }
@@ -156,29 +158,30 @@ fn exception(control: &Control, exit_code: u64) -> Exit {
     }
 }
 
+/// EXITINFO1 and 2 of a nested page fault: APM vol. 2, 15.25.6.
 #[inline]
-fn nested_fault(control: &Control) -> Exit {
+pub(super) fn nested_fault(control: &Control) -> NestedFault {
     let error = PageFaultError(control.exit_info1 as u32);
-    Exit::NestedFault(NestedFault {
+    NestedFault {
         gpa: Gpa(control.exit_info2),
         write: error.has(PageFaultError::WRITE),
         fetch: error.has(PageFaultError::FETCH),
         present: error.has(PageFaultError::PRESENT),
         table_walk: control.exit_info1 & NPF_TABLE_WALK != 0,
-    })
+    }
 }
 
 /// EXITINFO1 of IOIO: APM vol. 2, 15.10.2.
 #[inline]
-fn io(control: &Control) -> Exit {
+pub(super) fn io(control: &Control) -> IoExit {
     let info = control.exit_info1;
-    Exit::Io(IoExit {
+    IoExit {
         port: (info >> 16) as u16,
         size: ((info >> 4) & 7) as u8,
         input: info & 1 != 0,
         string: info & (1 << 2) != 0,
         next_rip: Some(control.exit_info2),
-    })
+    }
 }
 
 /// The EVENTINJ value that delivers `event`.

@@ -20,6 +20,8 @@ use crate::host::task::IrqOff;
 use crate::hw::event::Interruption;
 use crate::hw::event::Kind;
 use crate::hw::Exit;
+use crate::hw::IoExit;
+use crate::hw::NestedFault;
 use crate::hw::Registers;
 use crate::pc::addr::Gpa;
 use crate::pc::bits::bits;
@@ -316,16 +318,24 @@ impl<const ACCESSED_DIRTY: bool> Vmx<ACCESSED_DIRTY> {
         self.write(control::ENTRY_INTERRUPTION, 0);
     }
 
+    /// What the EPT violation says that was the last exit.
+    #[inline(always)]
+    pub(super) fn ept_violation(&self) -> NestedFault {
+        let gpa = Gpa(Current.read(info::GUEST_PHYSICAL));
+        exit::ept_violation(self.entered.qualification, gpa)
+    }
+
+    /// What the exit says, which an access to ports made.
+    #[inline(always)]
+    pub(super) fn port_access(&self) -> IoExit {
+        exit::io(Current.read(info::QUALIFICATION))
+    }
+
     /// Why the guest has stopped.
     #[inline]
     pub(super) fn decode_exit(&mut self) -> Exit {
         match self.entered.reason {
-            // Those that come most of what is not `Frequent`.
-            Reason::EPT_VIOLATION => {
-                let gpa = Gpa(Current.read(info::GUEST_PHYSICAL));
-                exit::ept_violation(self.entered.qualification, gpa)
-            }
-            Reason::IO => exit::io(Current.read(info::QUALIFICATION)),
+            // What comes most of what is not `Frequent`.
             Reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
             reason => self.decode_other(reason),
         }

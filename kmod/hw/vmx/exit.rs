@@ -32,11 +32,11 @@ pub fn decode(reason: Reason, fields: &impl ReadFields) -> Exit {
         Reason::CPUID => Exit::Cpuid,
         Reason::WRMSR => Exit::WriteMsr,
         Reason::RDMSR => Exit::ReadMsr,
-        Reason::EPT_VIOLATION => ept_violation(
+        Reason::EPT_VIOLATION => Exit::NestedFault(ept_violation(
             fields.read(info::QUALIFICATION),
             Gpa(fields.read(info::GUEST_PHYSICAL)),
-        ),
-        Reason::IO => io(fields.read(info::QUALIFICATION)),
+        )),
+        Reason::IO => Exit::Io(io(fields.read(info::QUALIFICATION))),
         Reason::HLT => Exit::Hlt,
         // The guest lets more interrupts through than it did.
         Reason::INTERRUPT_WINDOW | Reason::TPR_BELOW_THRESHOLD => Exit::InterruptWindow,
@@ -135,15 +135,15 @@ const fn debug_register(qualification: u64) -> RegisterAccess {
 
 /// IN, INS, OUT, OUTS (table 28-5).
 #[inline]
-pub const fn io(qualification: u64) -> Exit {
-    Exit::Io(IoExit {
+pub const fn io(qualification: u64) -> IoExit {
+    IoExit {
         port: (qualification >> 16) as u16,
         // Encoded as one less.
         size: (qualification & 3) as u8 + 1,
         input: qualification & 1 << 3 != 0,
         string: qualification & 1 << 4 != 0,
         next_rip: None,
-    })
+    }
 }
 
 named_bits! {
@@ -170,16 +170,16 @@ impl EptViolation {
 
 /// An EPT violation (table 28-7).
 #[inline]
-pub fn ept_violation(qualification: u64, gpa: Gpa) -> Exit {
+pub fn ept_violation(qualification: u64, gpa: Gpa) -> NestedFault {
     let info = EptViolation(qualification);
-    Exit::NestedFault(NestedFault {
+    NestedFault {
         gpa,
         write: info.has(EptViolation::WRITE),
         fetch: info.has(EptViolation::FETCH),
         present: info.any(EptViolation::PRESENT),
         // Without a linear address it is a load of the PDPTEs.
         table_walk: !info.has(EptViolation::LINEAR | EptViolation::TRANSLATED),
-    })
+    }
 }
 
 /// The exit was in an IRET that had ended the blocking of NMIs already; it
