@@ -47,6 +47,8 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
     /// goes without waiting. Interrupts are off. `None` where it does not:
     /// [`View::fault`] is to be called for the same fault next.
     ///
+    /// Whoever expects devices asks [`View::is_known_device`] first.
+    ///
     /// `present`: the processor says that a leaf was there but did not allow
     /// the access. It saves time either way; neither answer is wrong.
     #[inline(always)]
@@ -74,6 +76,9 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         let left = core::mem::take(&mut mmu.left);
         if left == Left::Flush {
             self.memory.flush();
+        }
+        if self.is_known_device(gpa, mmu) {
+            return Fault::Mmio;
         }
         let wanted = match self.want(gpa, access, mmu) {
             Ok(wanted) => wanted,
@@ -104,9 +109,6 @@ impl<F: Format, V: FlushRemote> View<'_, F, V> {
         let gfn = gpa.gfn();
         // Before the look: slots that change meanwhile have another number then.
         let generation = self.generation();
-        if mmu.device == (gfn, generation) {
-            return Err(Fault::Mmio);
-        }
         let Some(entry) = self.slots.get().find(gfn, &mut mmu.hint) else {
             mmu.device = (gfn, generation);
             return Err(Fault::Mmio);
