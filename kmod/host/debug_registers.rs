@@ -10,6 +10,11 @@ use core::arch::asm;
 /// DR7 with every breakpoint off.
 const DR7_OFF: u64 = 0x400;
 
+extern "C" {
+    /// Of each CPU: DR7 as the kernel wants it.
+    static cpu_dr7: usize;
+}
+
 /// Loads DR0 to DR3 for a guest whose DR7 enables some of them. The host's own
 /// breakpoints are off until [`guest_end`].
 ///
@@ -32,4 +37,24 @@ pub fn clear(_off: &IrqOff) {
     // SAFETY: Turning breakpoints off harms nothing; the host's come back by
     // `guest_end`.
     unsafe { asm!("mov dr7, {}", in(reg) DR7_OFF, options(nostack, preserves_flags)) };
+}
+
+/// Whether the host has breakpoints on this CPU (`hw_breakpoint_active`).
+#[inline]
+pub fn host_has_breakpoints(_off: &IrqOff) -> bool {
+    /// DR7: the global enable bit of each.
+    const ENABLED: u8 = 0xaa;
+    let active: u8;
+    // SAFETY: Reads a per-CPU variable of this CPU through GS.
+    unsafe {
+        asm!(
+            "test byte ptr gs:[rip + {variable}], {enabled}",
+            "setnz {active}",
+            variable = sym cpu_dr7,
+            enabled = const ENABLED,
+            active = lateout(reg_byte) active,
+            options(nostack, readonly),
+        );
+    }
+    active != 0
 }

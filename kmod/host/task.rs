@@ -21,6 +21,7 @@ pub use wait::WaitCell;
 use super::bindings;
 use super::cpu::boot_cpu_has;
 use super::cpu::Feature;
+use super::debug_registers;
 use core::arch::asm;
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -32,11 +33,6 @@ const GUEST_WORK: usize = 1 << bindings::TIF_NEED_RESCHED
     | 1 << bindings::TIF_SIGPENDING
     | 1 << bindings::TIF_NOTIFY_SIGNAL
     | 1 << bindings::TIF_NOTIFY_RESUME;
-
-extern "C" {
-    /// Of each CPU: DR7 as the kernel wants it.
-    static cpu_dr7: usize;
-}
 
 /// The current thread.
 #[inline]
@@ -99,31 +95,11 @@ pub fn guest_begin(_off: &IrqOff) -> bool {
 /// in force again, and on the way to user mode the kernel keeps what the guest
 /// has trained from the VMM, where the host wants that.
 #[inline]
-pub fn guest_end(_off: &IrqOff) {
-    if breakpoints_are_active() || boot_cpu_has(Feature::IBPB_EXIT_TO_USER) {
+pub fn guest_end(off: &IrqOff) {
+    if debug_registers::host_has_breakpoints(off) || boot_cpu_has(Feature::IBPB_EXIT_TO_USER) {
         // SAFETY: Interrupts are off: the thread stays on its CPU.
         unsafe { bindings::iv_guest_end() };
     }
-}
-
-/// Whether the host has breakpoints on this CPU (`hw_breakpoint_active`).
-#[inline]
-fn breakpoints_are_active() -> bool {
-    /// DR7: the global enable bit of each.
-    const ENABLED: u8 = 0xaa;
-    let active: u8;
-    // SAFETY: Reads a per-CPU variable of this CPU through GS.
-    unsafe {
-        asm!(
-            "test byte ptr gs:[rip + {variable}], {enabled}",
-            "setnz {active}",
-            variable = sym cpu_dr7,
-            enabled = const ENABLED,
-            active = lateout(reg_byte) active,
-            options(nostack, readonly),
-        );
-    }
-    active != 0
 }
 
 /// Time from here on is the kernel's again. `tracked`: what [`guest_begin`] said.
